@@ -1,0 +1,305 @@
+"""Loads, overrides and checks a configuration before any work: one clear sentence if it is wrong.
+
+No accelerator library is imported here, so a mistyped flag is answered at once.
+"""
+
+import ast
+import difflib
+import importlib.util
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from eln_jax.errors import UserError
+
+CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "model.encoder": (
+        "resnet_tiny",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
+    ),
+    "model.output_stride": (8, 16),
+    "model.eln_stem": ("random", "pretrained"),
+    "data.source": ("folder", "synthetic"),
+    "data.geometry": ("scale_crop", "crop", "warp"),
+    "method.gate": ("none", "confidence", "entropy", "eln"),
+    "method.class_balance": ("none", "sqrt"),
+    "method.contrastive_form": ("info_nce", "official"),
+    "optim.name": ("adamw", "sgd"),
+    "optim.schedule": ("constant", "poly", "cosine"),
+    "eval.protocol": ("original", "warp"),
+}
+CHOICES["model.eln_encoder"] = CHOICES["model.encoder"]
+
+AT_LEAST_ONE = (
+    "batch_size_labeled",
+    "batch_size_unlabeled",
+    "steps.supervised",
+    "model.num_aux_decoders",
+    "model.width",
+    "model.low_width",
+    "model.embedding_size",
+    "model.eln_width",
+    "data.threads",
+    "data.synthetic.train_size",
+    "data.synthetic.val_size",
+    "method.contrastive_windows",
+    "method.contrastive_window_size",
+    "eval.every",
+    "eval.batch_size",
+    "log.every",
+    "checkpoint.every",
+    "checkpoint.keep",
+)
+NOT_NEGATIVE = (
+    "seed",
+    "steps.eln",
+    "steps.semi_supervised",
+    "data.labeled_count",
+    "data.workers",
+    "method.supervised_weight",
+    "method.aux_weight",
+    "method.eln_weight",
+    "method.pseudo_label_weight",
+    "method.contrastive_weight",
+    "method.max_error_weight",
+    "method.student_reset_every",
+    "views.brightness",
+    "views.contrast",
+    "views.saturation",
+    "optim.weight_decay",
+    "optim.power",
+    "optim.warmup_steps",
+    "optim.clip_norm",
+    "eval.max_images",
+    "log.panel_images",
+)
+POSITIVE = ("method.temperature", "optim.learning_rate", "optim.encoder_factor")
+WITHIN_ZERO_AND_ONE = (
+    "data.labeled_fraction",
+    "data.flip",
+    "method.ema_decay",
+    "method.gate_threshold",
+    "views.jitter_probability",
+    "views.grey_probability",
+    "views.blur_probability",
+    "views.cutmix_probability",
+    "optim.momentum",
+)
+
+
+def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+    """Loads a configuration file, applies overrides and checks the result.
+
+    Args:
+        path: a Python file with `get_config(variant="")`; "file.py:variant" passes the variant.
+        overrides: pairs of a field's dotted name and its value as text.
+
+    Returns:
+        The configuration, locked.
+
+    Raises:
+        UserError: the file, a field's name, its type or its value is wrong.
+    """
+    config = _load_file(path)
+    for name, text in overrides:
+        _override(config, name, text)
+    check(config)
+    config.lock()
+    return config
+
+
+def _load_file(path: str) -> ConfigDict:
+    name, _, variant = path.partition(":")
+    file = Path(name)
+    if not file.is_file():
+        nearby = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        raise UserError(
+            f"There is no configuration file {name}."
+            + _nearest(name, nearby or sorted(str(p) for p in Path("configs").glob("*.py")))
+        )
+    spec = importlib.util.spec_from_file_location("eln_jax_config", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{name} is not a Python file; a configuration is a .py file.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{name} defines no get_config(variant=''); see configs/quickstart.py.")
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def _override(config: ConfigDict, name: str, text: str) -> None:
+    """Sets one field from text, keeping its type."""
+    *parents, last = name.split(".")
+    block: Any = config
+    for parent in parents:
+        block = block.get(parent) if isinstance(block, ConfigDict) else None
+    if not isinstance(block, ConfigDict) or last not in block:
+        raise UserError(f"There is no field {name}." + _nearest(name, list(field_names(config))))
+    old = block[last]
+    if isinstance(old, ConfigDict):
+        inside = ", ".join(f"{name}.{field}" for field in old)
+        raise UserError(f"{name} is a block of fields; set one of {inside}.")
+    block[last] = _parse(name, text, old)
+
+
+def _parse(name: str, text: str, old: Any) -> Any:
+    if isinstance(old, str):
+        return text
+    if isinstance(old, bool):
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise UserError(f"{name}={text} must be true or false.")
+    try:
+        value = float(text) if isinstance(old, float) else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    kinds = {int: "a whole number", float: "a number", tuple: 'a tuple such as "(1, 2)"'}
+    if isinstance(value, list):
+        value = tuple(value)
+    if type(value) is not type(old):
+        raise UserError(f"{name}={text} must be {kinds[type(old)]}, such as {old!r}.")
+    return value
+
+
+def field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """Yields the dotted name of every field."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from field_names(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """A hint at the known names nearest to a mistyped one."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    if not close:  # the right last part in the wrong block is a common slip
+        last = name.rsplit(".", 1)[-1]
+        close = [k for k in known if k.rsplit(".", 1)[-1] == last][:1]
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def get(config: ConfigDict, name: str) -> Any:
+    """Returns the value of a dotted field name."""
+    value: Any = config
+    for part in name.split("."):
+        value = value[part]
+    return value
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses values that cannot work.
+
+    Raises:
+        UserError: one sentence that names the field, its value and what would do.
+    """
+    for name, choices in CHOICES.items():
+        value = get(config, name)
+        if value not in choices:
+            listed = ", ".join(map(str, choices))
+            raise UserError(
+                f"{name}={value} is not known; choose one of {listed}."
+                + _nearest(str(value), [str(c) for c in choices])
+            )
+    bounds = (
+        (AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),
+        (NOT_NEGATIVE, lambda v: v >= 0, "0 or more"),
+        (POSITIVE, lambda v: v > 0, "greater than 0"),
+        (WITHIN_ZERO_AND_ONE, lambda v: 0 <= v <= 1, "between 0 and 1"),
+    )
+    for names, holds, words in bounds:
+        for name in names:
+            value = get(config, name)
+            if not holds(value):
+                raise UserError(f"{name}={value} must be {words}.")
+    _check_crop(config)
+    _check_data(config)
+    _check_method(config)
+
+
+def _check_crop(config: ConfigDict) -> None:
+    crop = config.crop_size
+    if len(crop) != 2 or any(not isinstance(side, int) or side < 32 for side in crop):
+        raise UserError(f"crop_size={crop} must be (height, width), whole numbers of 32 or more.")
+    for side in crop:
+        # Sides of 8n or 8n+1 halve to the same grid in every encoder; 8n+1 keeps corners aligned
+        # (505 and 513 are the usual ones).
+        if side % 8 > 1:
+            lower = side // 8 * 8
+            raise UserError(
+                f"crop_size={crop} does not fit the stride: {side} must be a multiple of 8 or one "
+                f"more, such as {lower}, {lower + 1} or {lower + 8}."
+            )
+
+
+def _check_data(config: ConfigDict) -> None:
+    data = config.data
+    if not 2 <= data.num_classes <= 254:
+        raise UserError(f"data.num_classes={data.num_classes} must be between 2 and 254.")
+    if not data.num_classes <= data.ignore_label <= 255:
+        raise UserError(
+            f"data.ignore_label={data.ignore_label} must lie outside the {data.num_classes} class "
+            "ids and be at most 255."
+        )
+    if data.class_names and len(data.class_names) != data.num_classes:
+        raise UserError(
+            f"data.class_names has {len(data.class_names)} names for "
+            f"data.num_classes={data.num_classes}."
+        )
+    if data.source != "synthetic" and not data.root:
+        raise UserError(
+            f"data.root is empty; say where the data set lies with --config.data.root=DIR "
+            f"(data.source is {data.source})."
+        )
+    low, high = data.scale_range
+    if not 0 < low <= high:
+        raise UserError(f"data.scale_range={data.scale_range} must be two rising factors above 0.")
+    if not data.partition and not data.labeled_count and data.labeled_fraction == 0:
+        raise UserError(
+            "No image is labelled: set data.partition, data.labeled_count or data.labeled_fraction."
+        )
+
+
+def _check_method(config: ConfigDict) -> None:
+    method, model, steps = config.method, config.model, config.steps
+    if len(method.loss_ceilings) != model.num_aux_decoders:
+        raise UserError(
+            f"model.num_aux_decoders={model.num_aux_decoders} needs as many "
+            f"method.loss_ceilings; there are {len(method.loss_ceilings)}: {method.loss_ceilings}."
+        )
+    if any(ceiling < 0 for ceiling in method.loss_ceilings):
+        raise UserError(f"method.loss_ceilings={method.loss_ceilings} must not be negative.")
+    for name in ("dropout", "eln_dropout"):
+        rates = model[name]
+        if len(rates) != 3 or not all(0 <= rate < 1 for rate in rates):
+            raise UserError(f"model.{name}={rates} must be three rates from 0 to below 1.")
+    if steps.semi_supervised and method.gate == "eln" and not steps.eln:
+        raise UserError(
+            "method.gate=eln needs a trained ELN, but steps.eln=0; give steps.eln or another gate."
+        )
+    if not method.average_batch_stats and not method.pseudo_label_batch_stats:
+        raise UserError(
+            "method.average_batch_stats=False leaves the teacher with stale running statistics; "
+            "set method.pseudo_label_batch_stats=True with it."
+        )
+    low, high = config.views.blur_sigma
+    if not 0 < low <= high:
+        raise UserError(f"views.blur_sigma={config.views.blur_sigma} must be two rising numbers.")
+    if not 0 <= config.views.hue <= 0.5:
+        raise UserError(f"views.hue={config.views.hue} must be between 0 and 0.5 turns.")
+
+
+def to_json(config: ConfigDict) -> str:
+    """The configuration as stable, readable JSON, for `config.json` in a working directory."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+

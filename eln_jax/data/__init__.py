@@ -1,0 +1,1 @@
+"""From files to batches: sources, partitions, weak augmentation and the training stream."""

@@ -1,0 +1,194 @@
+"""Picture files to arrays: RGB images and maps of class ids, or one clear sentence why not."""
+
+import contextlib
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from eln_jax.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+
+# What Pillow raises for files that are no picture, cut short, damaged, or absurdly large.
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_EXIF_ORIENTATION = 0x0112
+# EXIF orientation -> the Pillow operation that turns the picture upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow stretches 2- and 4-bit greys to 0-255; the ids are what was there before.
+_GREY_STRETCH = {"L;2": 85, "L;4": 17}
+
+File = str | os.PathLike[str] | BinaryIO
+
+
+@contextlib.contextmanager
+def _naming(file: File, name: str, kind: str) -> Iterator[None]:
+    """Turns a decoder's exception into a UserError that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _DECODING_ERRORS as error:
+        where = name or str(file)
+        raise UserError(
+            f"{kind} {where} cannot be read ({error}): replace the file or take it out."
+        ) from error
+
+
+def _sixteen_to_eight_bits(values: np.ndarray, where: str) -> np.ndarray:
+    """Scales full-range 16-bit greys to 0-255; Pillow's own conversion cuts them off at 255."""
+    wide = values.astype(np.int64)
+    if wide.size and (wide.min() < 0 or wide.max() > 65535):
+        raise UserError(
+            f"image {where} holds grey values from {wide.min()} to {wide.max()}, beyond 16 bits: "
+            "convert it to 8 bits a channel."
+        )
+    return ((wide + 128) // 257).astype(np.uint8)
+
+
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+    """Converts any mode to RGB. Transparency is dropped, the colours under it are kept."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        image = Image.fromarray(_sixteen_to_eight_bits(np.asarray(image), where))
+    if image.mode == "F":
+        raise UserError(
+            f"image {where} holds floating-point values, whose range nothing states: convert it "
+            "to 8 bits a channel."
+        )
+    if image.mode in ("P", "PA"):
+        # By way of RGBA: Pillow warns when a transparent palette goes to RGB directly.
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    # Not getexif() on every file: for a PNG without EXIF it decodes the whole picture to look.
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    return image.getexif().get(_EXIF_ORIENTATION, 1)
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def decode_image(file: File, name: str = "") -> np.ndarray:
+    """Reads a picture as 8-bit RGB, turned upright as its EXIF orientation says.
+
+    Grey, palette, CMYK, transparent and 16-bit pictures are converted; of several frames the
+    first is taken.
+
+    Args:
+      file: A path, or an open binary file.
+      name: What to call the file in an error; the path itself if empty.
+
+    Returns:
+      uint8 `[height, width, 3]`.
+
+    Raises:
+      UserError: The file is missing, damaged, or of a kind without a defined 8-bit form.
+    """
+    with _naming(file, name, "image"), Image.open(file) as image:
+        upright = _upright(_to_rgb(image, name or str(file)), _orientation(image))
+        return np.asarray(upright)
+
+
+def image_geometry(file: File, name: str = "") -> tuple[tuple[int, int], int]:
+    """Reads only the header: the (height, width) of the upright image, and its orientation."""
+    with _naming(file, name, "image"), Image.open(file) as image:
+        orientation = _orientation(image)
+        width, height = image.size
+        # Pillow itself turns TIFFs, and says so in their size before it has read a pixel.
+        swapped = orientation >= 5 and image.format != "TIFF"
+    return ((width, height) if swapped else (height, width)), orientation
+
+
+def decode_mask(file: File, name: str = "") -> tuple[np.ndarray, bool]:
+    """Reads a map of class ids exactly as stored: palette indices or 8-bit greys.
+
+    A palette's colours play no part. Black-and-white masks give 0 and 1; 2- and 4-bit greys
+    give their stored values.
+
+    Args:
+      file: A path, or an open binary file.
+      name: What to call the file in an error; the path itself if empty.
+
+    Returns:
+      The ids, uint8 `[height, width]`, and whether the mask carried (and was turned by) an EXIF
+      orientation of its own.
+
+    Raises:
+      UserError: The file is missing or damaged, or its pixels are not single 8-bit ids.
+    """
+    where = name or str(file)
+    with _naming(file, name, "mask"), Image.open(file) as image:
+        if image.mode not in ("P", "L", "1"):
+            raise UserError(
+                f"mask {where} is stored as {image.mode}, not as one 8-bit class id a pixel: save "
+                "it as an 8-bit grey or palette PNG whose values are the class ids."
+            )
+        # How the file stores a pixel; a tuple's first entry in some formats.
+        stored = image.tile[0][3] if image.tile else None
+        stretch = _GREY_STRETCH.get(str(stored[0] if isinstance(stored, tuple) else stored), 1)
+        orientation = _orientation(image)
+        ids = np.asarray(_upright(image, orientation)).astype(np.uint8, copy=False)
+        return ids // np.uint8(stretch), orientation != 1
+
+
+def match_orientation(
+    ids: np.ndarray, size: tuple[int, int], orientation: int, mask_turned: bool, name: str
+) -> np.ndarray:
+    """Lays a mask over the upright image, turning it as the image was turned where that is sure.
+
+    Args:
+      ids: The mask, `[height, width]`.
+      size: Height and width of the upright image.
+      orientation: The image's EXIF orientation, 1-8.
+      mask_turned: Whether the mask has been turned by an orientation of its own.
+      name: What to call the mask in an error.
+
+    Returns:
+      The mask, `[size[0], size[1]]`.
+
+    Raises:
+      UserError: The sizes differ either way round, or agree both ways round so that nobody can
+        tell how the mask lies.
+    """
+    lays = [ids]
+    if orientation in _UPRIGHT and not mask_turned:
+        lays.append(np.asarray(_upright(Image.fromarray(ids), orientation)))
+    fitting = [lay for lay in lays if lay.shape == size]
+    if not fitting:
+        raise UserError(
+            f"mask {name} has {ids.shape[1]}x{ids.shape[0]} pixels (width x height) but its image "
+            f"has {size[1]}x{size[0]}: give both the same size."
+        )
+    if len(fitting) > 1 and not np.array_equal(fitting[0], fitting[1]):
+        raise UserError(
+            f"mask {name}: its image is marked as turned (EXIF orientation {orientation}) and the "
+            "mask would fit turned or not: save the image upright, without the mark."
+        )
+    return fitting[0]

@@ -1,0 +1,333 @@
+"""The training stream as one grain chain, and plain readers for evaluation and counting."""
+
+import collections
+import dataclasses
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from eln_jax.data.sources import Source
+from eln_jax.data.transforms import Augmentation, augment
+from eln_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+# Goes up when the same settings would give other batches, so that no run resumes across it.
+_FORMAT = 1
+
+
+def train_stream(
+    source: Source,
+    indices: Sequence[int],
+    *,
+    batch_size: int,
+    crop_size: tuple[int, int],
+    augmentation: Augmentation,
+    seed: int,
+    with_labels: bool,
+    num_workers: int = 0,
+    num_threads: int = 4,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> grain.IterDataset:
+    """Builds an endless stream of augmented batches.
+
+    Every pass over the images has an order of its own, and a batch may span two passes. Batch
+    number n is a function of the settings in `fingerprint` alone: it does not depend on workers,
+    threads or hosts, and the hosts' shares laid one after another are the batch of a single host.
+    The state of an iterator is the number of batches it has given, so a run may resume with other
+    numbers of workers and hosts.
+
+    Args:
+      source: Where images and labels are read.
+      indices: Which images of the source to use.
+      batch_size: Images a step, over all hosts.
+      crop_size: Height and width of a training image in pixels.
+      augmentation: What is done to an image on the host.
+      seed: Draws order and augmentation.
+      with_labels: Whether to read labels. Without, no label is ever opened.
+      num_workers: Processes that read and augment; 0 leaves it to threads of this process.
+      num_threads: Threads that make batches, in each process; 0 makes each when it is asked for.
+      shard_index: Number of this host.
+      shard_count: Number of hosts.
+
+    Returns:
+      A dataset whose iterators give `image` uint8 `[batch, height, width, 3]` and either `label`
+      uint8 `[batch, height, width]`, or `inside` bool `[batch, height, width]`: True on the image,
+      False on padding. They have `get_state`, `set_state`, `start_prefetch` and `close`.
+
+    Raises:
+      UserError: There are no images, or the batch cannot be divided among the hosts.
+    """
+    if not len(indices):
+        raise UserError("there are no images to train on: the list of indices is empty.")
+    if batch_size < 1 or batch_size % shard_count:
+        raise UserError(
+            f"the batch size {batch_size} cannot be divided among {shard_count} host(s): give a "
+            "positive multiple of their number."
+        )
+    order_seed, view_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
+    load = _LoadView(source, with_labels, crop_size, augmentation)
+    records = (
+        grain.MapDataset.source([int(index) for index in indices])
+        .shuffle(seed=order_seed)
+        .repeat()
+        .random_map(load, seed=view_seed)
+    )
+    if shard_count > 1:
+        records = _HostRecords(records, batch_size, shard_index, shard_count)
+    batches = records.batch(batch_size // shard_count, drop_remainder=True)
+    return _Stream(batches, num_workers, num_threads)
+
+
+def fingerprint(
+    source: Source,
+    indices: Sequence[int],
+    *,
+    batch_size: int,
+    crop_size: tuple[int, int],
+    augmentation: Augmentation,
+    seed: int,
+    with_labels: bool,
+) -> dict[str, Any]:
+    """Names everything that decides the batches of a stream; to resume, all of it must be equal.
+
+    Args:
+      source: As for `train_stream`, like all the others.
+      indices: Which images of the source.
+      batch_size: Images a step, over all hosts.
+      crop_size: Height and width of a training image.
+      augmentation: What is done to an image.
+      seed: Draws order and augmentation.
+      with_labels: Whether labels are read.
+
+    Returns:
+      Plain values that go to JSON and come back equal.
+    """
+    names = "\n".join(source.ids[index] for index in indices)
+    return {
+        "format": _FORMAT,
+        "images": len(indices),
+        "ids_sha256": hashlib.sha256(names.encode()).hexdigest(),
+        "batch_size": batch_size,
+        "crop_size": list(crop_size),
+        "geometry": augmentation.geometry,
+        "scale_range": list(augmentation.scale_range),
+        "flip": augmentation.flip,
+        "seed": seed,
+        "with_labels": with_labels,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadView:
+    """Reads a record and makes its training view."""
+
+    source: Source
+    with_labels: bool
+    crop_size: tuple[int, int]
+    augmentation: Augmentation
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+        view = augment(
+            self.source.read_image(index),
+            self.source.read_label(index) if self.with_labels else None,
+            rng,
+            crop_size=self.crop_size,
+            augmentation=self.augmentation,
+            ignore_label=self.source.ignore_label,
+        )
+        if view.label is None:
+            return {"image": view.image, "inside": view.inside}
+        return {"image": view.image, "label": view.label}
+
+
+class _HostRecords(grain.MapDataset):
+    """Keeps one host's consecutive share of every global batch."""
+
+    def __init__(
+        self, parent: grain.MapDataset, batch_size: int, shard_index: int, shard_count: int
+    ):
+        super().__init__(parent)
+        self._batch_size = batch_size
+        self._share = batch_size // shard_count
+        self._start = shard_index * self._share
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * self._share
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, place = divmod(index, self._share)
+        return self._parent[batch * self._batch_size + self._start + place]
+
+
+class _Stream(grain.IterDataset):
+    """Batches by index as a stream, made ahead by threads or by worker processes."""
+
+    def __init__(self, batches: grain.MapDataset, num_workers: int, num_threads: int):
+        super().__init__()
+        self._batches = batches
+        self._num_workers = num_workers
+        self._num_threads = num_threads
+
+    def __iter__(self) -> "_StreamIterator":
+        return _StreamIterator(self)
+
+    def starting_at(self, batch: int) -> grain.DatasetIterator:
+        """Starts to make batches from a given one on."""
+        if self._num_workers and not flags.FLAGS.is_parsed():
+            # grain reads absl flags when it starts a worker, whether or not there is a command
+            # line to parse.
+            flags.FLAGS.mark_as_parsed()
+        # The buffers count batches, so they bound the memory: a batch a thread, and two a worker.
+        options = grain.ReadOptions(
+            num_threads=self._num_threads, prefetch_buffer_size=self._num_threads
+        )
+        stream = self._batches.slice(slice(batch, None)).to_iter_dataset(options)
+        workers = grain.MultiprocessingOptions(
+            num_workers=self._num_workers, per_worker_buffer_size=2
+        )
+        return iter(stream.mp_prefetch(workers, worker_init_fn=_live_with_parent))
+
+
+class _StreamIterator(grain.DatasetIterator):
+    """Iterates over a stream; its state is the number of batches given.
+
+    Grain's own state of several workers fits only as many workers again, and is taken silently in
+    the wrong order where it does not fit.
+    """
+
+    def __init__(self, stream: _Stream):
+        super().__init__()
+        self._stream = stream
+        self._next_batch = 0
+        self._running: grain.DatasetIterator | None = None
+
+    def __next__(self) -> Batch:
+        self._assert_not_closed()
+        self.start_prefetch()
+        assert self._running is not None
+        batch = next(self._running)
+        self._next_batch += 1
+        # Workers hand over shared memory that lives and dies with grain's own array type, noisily
+        # where one outlasts the iterator: what leaves here is plain.
+        return {name: np.array(value) for name, value in batch.items()}
+
+    def get_state(self) -> dict[str, int]:
+        return {"next_batch": self._next_batch}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        self._stop()
+        self._next_batch = int(state["next_batch"])
+
+    def start_prefetch(self) -> None:
+        if self._running is None:
+            self._running = self._stream.starting_at(self._next_batch)
+            self._running.start_prefetch()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+
+def _live_with_parent(worker_index: int, worker_count: int) -> None:
+    """Prepares a worker: ends with its parent however that ends, and leaves Ctrl-C to it."""
+    del worker_index, worker_count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        # Waits on a pipe that the system closes when the parent dies, even by kill -9.
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True, name="live-with-parent").start()
+
+
+def read_examples(
+    source: Source, indices: Sequence[int], num_threads: int = 2
+) -> Iterator[dict[str, Any]]:
+    """Reads examples one by one at their own size, a few ahead.
+
+    Args:
+      source: Where to read.
+      indices: Which examples, in this order.
+      num_threads: Threads that read ahead, an example each; 0 reads when asked.
+
+    Yields:
+      `id`, `image` uint8 `[height, width, 3]` and `label` uint8 `[height, width]`.
+
+    Raises:
+      UserError: An example cannot be read or has no label.
+    """
+
+    def read(index: int) -> dict[str, Any]:
+        return {
+            "id": source.ids[index],
+            "image": source.read_image(index),
+            "label": source.read_label(index),
+        }
+
+    if num_threads < 1:
+        yield from map(read, indices)
+        return
+    ahead: collections.deque[Future[dict[str, Any]]] = collections.deque()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="read-examples") as pool:
+        try:
+            for index in indices:
+                ahead.append(pool.submit(read, index))
+                if len(ahead) > num_threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def class_frequencies(source: Source, indices: Sequence[int], num_threads: int = 2) -> np.ndarray:
+    """Measures which share of the labelled pixels each class has, void excluded.
+
+    Args:
+      source: Where to read the labels.
+      indices: Which examples.
+      num_threads: Threads that read.
+
+    Returns:
+      float64 `[num_classes]`, summing to 1; 0 for a class that does not occur.
+
+    Raises:
+      UserError: A label cannot be read, or every pixel is void.
+    """
+
+    def count(index: int) -> np.ndarray:
+        return np.bincount(source.read_label(index).ravel(), minlength=256)[: source.num_classes]
+
+    counts = np.zeros(source.num_classes, np.float64)
+    with ThreadPoolExecutor(max(1, num_threads), thread_name_prefix="class-frequencies") as pool:
+        for one in pool.map(count, indices):
+            counts += one
+    if not counts.sum():
+        raise UserError(
+            "every pixel of the labelled images is void: check the masks, ignore_label and "
+            "void_labels."
+        )
+    return counts / counts.sum()

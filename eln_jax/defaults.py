@@ -1,0 +1,184 @@
+"""Every configuration field with its default, unit and the paper's value: the one place to look.
+
+A file in `configs/` starts from `default_config()` and changes what it must. The "official" values
+are those of the authors' code (docs/method.md lists them); `apply_official` sets them all.
+"""
+
+from ml_collections import ConfigDict
+
+
+def default_config() -> ConfigDict:
+    """Returns the defaults: the paper's method with the practice that METHOD and tests support."""
+    config = ConfigDict()
+    config.seed = 0  # draws the initial weights, the order of the data and every augmentation
+    config.dtype = "float32"  # of the arithmetic: float32 | bfloat16; weights stay float32
+    config.crop_size = (512, 512)  # height, width in pixels of a training crop
+    config.batch_size_labeled = 6  # labelled images a step, over all devices (paper: 6)
+    config.batch_size_unlabeled = 6  # unlabelled images a step, over all devices (paper: 6)
+    # Steps of the three phases (paper: 70, 50 and 380 "epochs" of 266 steps).
+    config.steps = ConfigDict({"supervised": 18_620, "eln": 13_300, "semi_supervised": 101_080})
+    # Also train with the labelled images alone for the same number of steps, to compare.
+    config.compare_supervised = False
+    config.model = _model()
+    config.data = _data()
+    config.method = _method()
+    config.views = _views()
+    config.optim = _optim()
+    config.eval = _eval()
+    config.log = _log()
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 1000  # steps between checkpoints
+    config.checkpoint.keep = 2  # latest checkpoints kept, beside the best one
+    return config
+
+
+def _model() -> ConfigDict:
+    model = ConfigDict()
+    # resnet_tiny, resnet18, 34, 50, 101, efficientnet_lite0, efficientnet_lite1, efficientnet_lite2
+    model.encoder = "resnet50"  # (paper: resnet50 and resnet101)
+    model.output_stride = 16  # pixels per deepest feature: 8 | 16 (paper: 16)
+    model.pretrained = "imagenet"  # encoder weights: "" (random) | "imagenet" | a file
+    model.num_aux_decoders = 2  # K decoders that make mistakes for the ELN to find (paper: 2)
+    model.width = 256  # channels of ASPP, decoder and heads (paper: 256)
+    model.low_width = 48  # channels of the low-level features in the decoder (paper: 48)
+    model.embedding_size = 128  # channels of the contrastive embedding (paper: 128)
+    model.dropout = (0.1, 0.5, 0.1)  # after ASPP, first and second decoder convolution (paper)
+    model.eln_encoder = "resnet34"  # encoder of the ELN (paper: resnet34)
+    model.eln_width = 256  # channels of the ELN's ASPP and decoder (paper: 256)
+    model.eln_dropout = (0.5, 0.5, 0.1)  # as `dropout`, in the ELN (paper)
+    model.eln_pretrained = "imagenet"  # as `pretrained`, for the ELN
+    # First convolution of the ELN, which sees more channels than an image: "random" (official), or
+    # "pretrained": the image's channels from the pretrained weights, the new ones small.
+    model.eln_stem = "pretrained"
+    return model
+
+
+def _data() -> ConfigDict:
+    data = ConfigDict()
+    data.source = "folder"  # folder | voc | cityscapes | synthetic
+    data.root = ""  # folder that holds the data set
+    data.num_classes = 21  # without void
+    data.class_names = ()  # shown in tables; empty: class 0, class 1, ...
+    data.ignore_label = 255  # id of void pixels: no loss, no score
+    data.void_labels = ()  # further mask values to be read as void, such as 11 in CamVid
+    data.images = "images"  # folder source: images under root, with train/ and val/ inside
+    data.masks = "masks"  # folder source: masks under root, with the same names as the images
+    data.train_split = "train"  # name of the training split
+    data.val_split = "val"  # name of the validation split
+    # Which training images count as labelled. A file with an id a line, or the stem of a pair of
+    # files as "partitions/8_labeled_0"; empty: drawn by seed, as many as the next fields say.
+    data.partition = ""
+    data.labeled_fraction = 0.125  # of the training images, if no partition is given (paper: 1/8)
+    data.labeled_count = 0  # number of labelled images instead of a fraction; 0: the fraction
+    data.partition_seed = 0  # of the draw
+    # Geometry of the training crop: "scale_crop" | "crop" | "warp" (official VOC: warp to the crop
+    # size, image and label; official Cityscapes: crop).
+    data.geometry = "scale_crop"
+    data.scale_range = (0.5, 2.0)  # of "scale_crop"
+    data.flip = 0.5  # probability of a horizontal flip (paper: 0.5)
+    data.workers = 0  # processes that read and augment; 0: threads of this process alone
+    data.threads = 4  # threads that read and augment, in each process
+    data.synthetic = ConfigDict()
+    data.synthetic.train_size = 256  # training scenes of the synthetic source
+    data.synthetic.val_size = 64  # validation scenes
+    data.synthetic.image_size = (96, 96)  # height, width in pixels
+    data.synthetic.seed = 0  # of the scenes: another seed is another data set
+    return data
+
+
+def _method() -> ConfigDict:
+    method = ConfigDict()
+    # Weights of the terms (paper: all 1).
+    method.supervised_weight = 1.0
+    method.aux_weight = 1.0
+    method.eln_weight = 1.0
+    method.pseudo_label_weight = 1.0
+    method.contrastive_weight = 1.0
+    # An auxiliary decoder learns only while its loss is at least this multiple of the main one's.
+    method.loss_ceilings = (20.0, 50.0)  # one a decoder (paper: 20 and 50)
+    method.temperature = 0.5  # of the contrastive loss (paper: 0.5)
+    method.contrastive_windows = 8  # random windows of the stride-4 map a step (paper: 8)
+    method.contrastive_window_size = 32  # side of a window, in cells of that map (paper: 32)
+    method.ema_decay = 0.995  # of the teacher, a step (paper: 0.995)
+    # Which pseudo-labels are kept: "none" (all) | "confidence" | "entropy" | "eln".
+    method.gate = "eln"
+    # Keep where the score exceeds this: maximum probability, 1 - normalised entropy, P(right).
+    method.gate_threshold = 0.5  # (paper: 0.5 on the ELN's P(right))
+    # Class weights of the supervised loss: "none" (paper) | "sqrt" (inverse square root of the
+    # class's share of the labelled pixels, mean 1).
+    method.class_balance = "none"
+    # The rows of METHOD's table of oddities; the official value stands in brackets.
+    method.void_is_error = False  # [True] void pixels count as errors in the ELN's target
+    method.max_error_weight = 100.0  # [0] bound of N_correct / N_error in the ELN's loss; 0: none
+    method.student_reset_every = 0  # [266] steps between resets of student to teacher; 0: never
+    method.pseudo_label_batch_stats = False  # [True] teacher and ELN use batch statistics
+    method.average_batch_stats = True  # [False] teacher's running statistics follow the average
+    method.train_norm = True  # [False] batch-norm scale and offset of encoder, decoders are trained
+    method.contrastive_form = "info_nce"  # ["official"] teacher rows, one logarithm a class
+    return method
+
+
+def _views() -> ConfigDict:
+    """The strong view of an unlabelled image, made on the accelerator from the weak one."""
+    views = ConfigDict()
+    views.jitter_probability = 0.8  # of the colour jitter [official: 1]
+    views.brightness = 0.4  # largest relative change (official: 0.4)
+    views.contrast = 0.4  # largest relative change (official: 0.4)
+    views.saturation = 0.4  # largest relative change (official: 0.4)
+    views.hue = 0.1  # largest shift, in turns of the colour circle (official: 0.1)
+    views.grey_probability = 0.2  # (official: 0.2)
+    views.blur_probability = 0.5  # of a Gaussian blur [official: 0]
+    views.blur_sigma = (0.1, 2.0)  # pixels
+    views.cutmix_probability = 0.0  # of pasting a box of another image [official: 0]
+    return views
+
+
+def _optim() -> ConfigDict:
+    optim = ConfigDict()
+    optim.name = "adamw"  # adamw | sgd (paper: adamw)
+    optim.learning_rate = 1e-4  # (paper: 1e-4)
+    optim.encoder_factor = 0.1  # encoders' learning rate as a share of it (paper: 0.1)
+    optim.weight_decay = 1e-5  # decoupled, on every trained weight (paper: 1e-5)
+    optim.momentum = 0.9  # of sgd
+    optim.schedule = "constant"  # constant | poly | cosine (paper: constant)
+    optim.power = 0.9  # of the poly schedule
+    optim.warmup_steps = 0  # of a linear rise of the learning rate at the start
+    optim.clip_norm = 0.0  # bound of a network's gradient norm; 0: none
+    return optim
+
+
+def _eval() -> ConfigDict:
+    evaluation = ConfigDict()
+    evaluation.every = 1000  # steps between evaluations; each phase ends with one as well
+    evaluation.batch_size = 4  # images of equal size at a time, over all devices
+    evaluation.max_images = 0  # evaluate the first so many validation images; 0: all
+    # "original": images and labels at original size; "warp": both warped to the crop size, as the
+    # official code evaluates VOC.
+    evaluation.protocol = "original"
+    return evaluation
+
+
+def _log() -> ConfigDict:
+    log = ConfigDict()
+    log.every = 50  # steps between rows of metrics.jsonl
+    log.panel_images = 6  # validation images drawn at each evaluation
+    log.tensorboard = True
+    return log
+
+
+def apply_official(config: ConfigDict) -> ConfigDict:
+    """Sets every field in which the authors' code differs from our defaults; returns `config`."""
+    config.dtype = "bfloat16"  # theirs: float16 mixed precision
+    config.model.eln_stem = "random"
+    method = config.method
+    method.void_is_error = True
+    method.max_error_weight = 0.0
+    method.student_reset_every = 266
+    method.pseudo_label_batch_stats = True
+    method.average_batch_stats = False
+    method.train_norm = False
+    method.contrastive_form = "official"
+    config.views.jitter_probability = 1.0
+    config.views.blur_probability = 0.0
+    config.views.cutmix_probability = 0.0
+    return config

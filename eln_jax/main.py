@@ -1,0 +1,49 @@
+"""Trains: `python -m eln_jax.main --config=configs/quickstart.py --workdir=runs/quickstart`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from eln_jax import command_line, configuration
+
+DESCRIPTION = """\
+Trains a segmentation network from few labelled and many unlabelled images, in three phases:
+supervised, with the Error Localization Network, and semi-supervised on its trusted pseudo-labels.
+Started again on the same --workdir it goes on exactly where it stopped.
+"""
+EXAMPLES = """\
+examples:
+  python -m eln_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+  python -m eln_jax.main --config=configs/folder.py --workdir=runs/mine \\
+      --config.data.root=my_images --config.data.num_classes=3
+
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the flags and trains.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        Exit code: 0, or 3 if it was asked to stop and saved before the end.
+    """
+    rest, overrides = command_line.split_overrides(argv)
+    parser = command_line.make_parser("main", DESCRIPTION, EXAMPLES + command_line.CONFIG_HELP)
+    parser.add_argument("--config", required=True, help="configuration file, FILE.py[:variant]")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=Path,
+        help="folder for checkpoints, metrics.jsonl, pictures and summary.json; made if absent",
+    )
+    flags = parser.parse_args(rest)
+    config = configuration.load(flags.config, overrides)
+
+    from eln_jax.training import comparison  # imports jax: after the flags have been understood
+
+    return comparison.train_all(config, flags.workdir)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,394 @@
+"""One pure function a phase, and the update they share: the paper's training, start to end.
+
+The host picks the phase from the step number, so each phase compiles once:
+
+    supervised_step        the student learns from labelled images
+    eln_step               auxiliary decoders and the ELN join in, on the same images
+    semi_supervised_step   the student also learns from unlabelled images, by the teacher's
+                           pseudo-labels that the gate lets pass
+
+Networks are passed in: `networks.student`, `.aux_decoder` and `.eln` are Linen modules as
+`eln_jax.models.segmenter` wires them. A batch is {"labeled": {"image": uint8 [n, h, w, 3],
+"label": uint8 [n, h, w]}} and, in the third phase, "unlabeled": {"image": uint8 [m, h, w, 3],
+"inside": bool [m, h, w]}, False on padding.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from eln_jax.method import gates, losses, state, views
+
+Batch = Mapping[str, Mapping[str, jax.Array]]
+Metrics = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Constants of the steps; `eln_jax.defaults` explains the fields of its `method` block."""
+
+    num_classes: int
+    ignore_label: int
+    input_mean: tuple[float, ...]
+    input_std: tuple[float, ...]
+    class_weights: tuple[float, ...] | None
+    supervised_weight: float
+    aux_weight: float
+    eln_weight: float
+    pseudo_label_weight: float
+    contrastive_weight: float
+    loss_ceilings: tuple[float, ...]
+    temperature: float
+    contrastive_windows: int
+    contrastive_window_size: int
+    contrastive_form: str
+    ema_decay: float
+    gate: str
+    gate_threshold: float
+    void_is_error: bool
+    max_error_weight: float
+    pseudo_label_batch_stats: bool
+    average_batch_stats: bool
+
+
+@dataclass(frozen=True)
+class StepArguments:
+    """What every step needs beside state and batch; bound once, by the training loop.
+
+    Attributes:
+        networks: student, aux_decoder and eln modules.
+        resize: `(x [b, h, w, c], (height, width)) -> [b, height, width, c]`, aligned corners.
+        tx: an optimiser for each entry of `TrainState.params`, for a learning rate of 1.
+        learning_rate: schedule from the step number.
+        settings: the method's constants.
+        views: the strong view's constants.
+    """
+
+    networks: Any
+    resize: Callable[[jax.Array, tuple[int, int]], jax.Array]
+    tx: Mapping[str, optax.GradientTransformation]
+    learning_rate: Callable[[jax.Array], jax.Array]
+    settings: MethodSettings
+    views: views.ViewSettings
+
+
+def supervised_step(
+    old: state.TrainState, batch: Batch, key: jax.Array, *, args: StepArguments
+) -> tuple[state.TrainState, Metrics]:
+    """Phase 1: the supervised loss alone.
+
+    Args:
+        old: state before the step.
+        batch: {"labeled": {"image", "label"}}.
+        key: the run's key; the step folds its number in.
+        args: networks, optimisers and constants.
+
+    Returns:
+        The new state and scalars to log.
+    """
+    key = jax.random.fold_in(key, old.step)
+
+    def loss_fn(params):
+        student = _student_forward(params, old, [_labeled_image(batch, args)], key, args)
+        loss = _supervised_loss(student.logits, batch["labeled"]["label"], args)
+        total = args.settings.supervised_weight * loss
+        return total, ({"supervised_loss": loss}, {"student": student.batch_stats})
+
+    trained = {"student": old.params["student"]}
+    return _update(old, trained, loss_fn, args)
+
+
+def eln_step(
+    old: state.TrainState, batch: Batch, key: jax.Array, *, args: StepArguments
+) -> tuple[state.TrainState, Metrics]:
+    """Phase 2: adds the auxiliary decoders and the ELN; arguments as in `supervised_step`."""
+    key = jax.random.fold_in(key, old.step)
+
+    def loss_fn(params):
+        image = _labeled_image(batch, args)
+        student = _student_forward(params, old, [image], key, args)
+        return _labeled_terms(params, old, student, image, batch, key, args)
+
+    return _update(old, old.params, loss_fn, args)
+
+
+def semi_supervised_step(
+    old: state.TrainState, batch: Batch, key: jax.Array, *, args: StepArguments
+) -> tuple[state.TrainState, Metrics]:
+    """Phase 3: adds pseudo-labels and pixel contrast on unlabelled images, and the teacher.
+
+    Args:
+        old: state before the step; its teacher was started by `state.start_teacher`.
+        batch: {"labeled": {"image", "label"}, "unlabeled": {"image", "inside"}}.
+        key: the run's key; the step folds its number in.
+        args: networks, optimisers and constants.
+
+    Returns:
+        The new state and scalars to log.
+    """
+    settings = args.settings
+    key = jax.random.fold_in(key, old.step)
+    view_key, box_key, window_key, weak_window_key = jax.random.split(jax.random.fold_in(key, 1), 4)
+    unit = views.to_unit(batch["unlabeled"]["image"])
+    boxes = views.cutmix_boxes(box_key, unit.shape[0], args.views.cutmix_probability)
+
+    def mix(x):
+        return views.paste_boxes(x, boxes) if args.views.cutmix_probability > 0 else x
+
+    def normalize(image):
+        return views.normalize(image, settings.input_mean, settings.input_std)
+
+    weak = normalize(unit)
+    strong = normalize(mix(views.strong_view(view_key, unit, args.views)))
+    teacher, teacher_stats = _teacher_forward(old, weak, args)
+
+    def loss_fn(params):
+        image = _labeled_image(batch, args)
+        student = _student_forward(params, old, [image, weak, strong], key, args)
+        total, (metrics, batch_stats) = _labeled_terms(
+            params, old, student, image, batch, key, args
+        )
+        eln_logits, batch_stats["eln"] = _eln_judgement(
+            params, batch_stats["eln"], weak, teacher.logits, args
+        )
+        label, valid_mask = gates.pseudo_labels(
+            teacher.logits, eln_logits, gate=settings.gate, threshold=settings.gate_threshold
+        )
+        inside = views.sample_nearest(batch["unlabeled"]["inside"], label.shape[1:])
+        valid_mask = valid_mask & inside
+
+        def contrast(embeddings, keys, label, mask, rng):
+            return losses.windowed_contrastive_loss(
+                embeddings,
+                keys,
+                label,
+                mask,
+                rng,
+                num_windows=settings.contrastive_windows,
+                window_size=settings.contrastive_window_size,
+                num_classes=settings.num_classes,
+                temperature=settings.temperature,
+                form=settings.contrastive_form,
+            )
+
+        _, weak_logits, strong_logits = student.split(student.logits)
+        strong_label, strong_mask = mix(label), mix(valid_mask)
+        terms = {
+            "pseudo_label_loss": losses.mean(losses.cross_entropy(weak_logits, label, valid_mask)),
+            "pseudo_label_loss_strong": losses.mean(
+                losses.cross_entropy(strong_logits, strong_label, strong_mask)
+            ),
+        }
+        weights = dict.fromkeys(terms, settings.pseudo_label_weight)
+        if settings.contrastive_weight > 0:
+            _, weak_embeddings, strong_embeddings = student.split(student.embeddings)
+            keys = teacher.embeddings
+            terms["contrastive_loss"] = contrast(
+                weak_embeddings, keys, label, valid_mask, weak_window_key
+            )
+            terms["contrastive_loss_strong"] = contrast(
+                strong_embeddings, mix(keys), strong_label, strong_mask, window_key
+            )
+            weights |= dict.fromkeys(
+                ("contrastive_loss", "contrastive_loss_strong"), settings.contrastive_weight
+            )
+        total = total + sum(weights[name] * term for name, term in terms.items())
+        kept = losses.mean((valid_mask.sum(dtype=jnp.float32), inside.sum(dtype=jnp.float32)))
+        return total, (metrics | terms | {"valid_ratio": kept}, batch_stats)
+
+    new, metrics = _update(old, old.params, loss_fn, args)
+    return new.replace(teacher=_new_teacher(old, new, teacher_stats, settings)), metrics
+
+
+@dataclass
+class _StudentPass:
+    """One batched pass of the student over several inputs, each with its own batch statistics."""
+
+    features: Any
+    logits: jax.Array
+    embeddings: jax.Array
+    batch_stats: Any
+    groups: tuple[int, ...]
+
+    def split(self, x: jax.Array) -> list[jax.Array]:
+        """Cuts [sum(groups), ...] into the inputs' parts."""
+        ends = [sum(self.groups[: i + 1]) for i in range(len(self.groups) - 1)]
+        return jnp.split(x, ends)
+
+
+def _student_forward(params, old, images, key, args) -> _StudentPass:
+    groups = tuple(image.shape[0] for image in images)
+    (features, prediction), updates = args.networks.student.apply(
+        {"params": params["student"], "batch_stats": old.batch_stats["student"]},
+        jnp.concatenate(images) if len(images) > 1 else images[0],
+        train=True,
+        dropout=True,
+        groups=groups,
+        method="features_and_prediction",
+        mutable=["batch_stats"],
+        rngs={"dropout": jax.random.fold_in(key, 2)},
+    )
+    return _StudentPass(
+        features, prediction.logits, prediction.embeddings, updates["batch_stats"], groups
+    )
+
+
+def _labeled_image(batch, args) -> jax.Array:
+    unit = views.to_unit(batch["labeled"]["image"])
+    return views.normalize(unit, args.settings.input_mean, args.settings.input_std)
+
+
+def _supervised_loss(logits, label, args) -> jax.Array:
+    weights = args.settings.class_weights
+    return losses.mean(
+        losses.cross_entropy(
+            args.resize(logits, label.shape[1:]),
+            label,
+            label != args.settings.ignore_label,
+            None if weights is None else jnp.array(weights),
+        )
+    )
+
+
+def _labeled_terms(params, old, student, image, batch, key, args):
+    """Supervised, auxiliary and ELN losses on the labelled images (phases 2 and 3)."""
+    settings, label = args.settings, batch["labeled"]["label"]
+    logits = student.split(student.logits)[0]
+    supervised = _supervised_loss(logits, label, args)
+    metrics = {"supervised_loss": supervised}
+    total = settings.supervised_weight * supervised
+
+    features = jax.tree.map(lambda x: jax.lax.stop_gradient(student.split(x)[0]), student.features)
+    predictions, aux_stats = [], {}
+    for name, ceiling in zip(_aux_names(settings), settings.loss_ceilings, strict=True):
+        prediction, updates = args.networks.aux_decoder.apply(
+            {
+                "params": params["aux_decoders"][name],
+                "batch_stats": old.batch_stats["aux_decoders"][name],
+            },
+            features,
+            train=True,
+            dropout=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.fold_in(key, 10 + int(name))},
+        )
+        aux_stats[name] = updates["batch_stats"]
+        predictions.append(prediction.logits)
+        aux = _supervised_loss(prediction.logits, label, args)
+        learns = losses.below_ceiling_only(aux, supervised, ceiling)
+        metrics |= {f"aux_loss/{name}": aux, f"aux_loss_used/{name}": learns}
+        total = total + settings.aux_weight * learns
+
+    eln_losses, eln_stats, error_shares = _eln_terms(
+        params, old, [*predictions, logits], image, label, key, args
+    )
+    names = [*_aux_names(settings), "main"]
+    metrics |= {f"eln_loss/{n}": loss for n, loss in zip(names, eln_losses, strict=True)}
+    metrics |= {f"error_share/{n}": e for n, e in zip(names, error_shares, strict=True)}
+    total = total + settings.eln_weight * sum(eln_losses)
+    batch_stats = {
+        "student": student.batch_stats,
+        "aux_decoders": aux_stats,
+        "eln": eln_stats,
+    }
+    return total, (metrics, batch_stats)
+
+
+def _aux_names(settings) -> list[str]:
+    return [str(i) for i in range(len(settings.loss_ceilings))]
+
+
+def _eln_terms(params, old, predictions, image, label, key, args):
+    """The ELN's loss on every prediction, in one batched pass with statistics of their own."""
+    settings = args.settings
+    size, count = label.shape[1:], len(predictions)
+    logits = jax.lax.stop_gradient(jnp.concatenate(predictions))
+    eln_logits, updates = args.networks.eln.apply(
+        {"params": params["eln"], "batch_stats": old.batch_stats["eln"]},
+        jnp.concatenate([image] * count),
+        logits,
+        train=True,
+        dropout=True,
+        groups=(image.shape[0],) * count,
+        mutable=["batch_stats"],
+        rngs={"dropout": jax.random.fold_in(key, 3)},
+    )
+    eln_logits = args.resize(eln_logits[..., None], size)[..., 0]
+    predicted = args.resize(logits, size).argmax(-1)
+    valid = label != settings.ignore_label
+    counted = jnp.ones_like(valid) if settings.void_is_error else valid
+    eln_losses, error_shares = [], []
+    for eln_part, predicted_part in zip(
+        jnp.split(eln_logits, count), jnp.split(predicted, count), strict=True
+    ):
+        correct_mask = predicted_part == label
+        eln_losses.append(
+            losses.eln_loss(eln_part, correct_mask, counted, settings.max_error_weight)
+        )
+        wrong = (~correct_mask & valid).sum(dtype=jnp.float32)
+        error_shares.append(losses.mean((wrong, valid.sum(dtype=jnp.float32))))
+    return eln_losses, updates["batch_stats"], error_shares
+
+
+def _teacher_forward(old, weak, args):
+    """The teacher's prediction without dropout, and its batch statistics after the pass."""
+    prediction, updates = args.networks.student.apply(
+        old.teacher,
+        weak,
+        train=args.settings.pseudo_label_batch_stats,
+        mutable=["batch_stats"],
+    )
+    return prediction, updates["batch_stats"]
+
+
+def _eln_judgement(params, batch_stats, weak, logits, args):
+    """The ELN's logits of "right" on the teacher's prediction, and its batch statistics."""
+    eln_logits, updates = args.networks.eln.apply(
+        {"params": jax.lax.stop_gradient(params["eln"]), "batch_stats": batch_stats},
+        weak,
+        logits,
+        train=args.settings.pseudo_label_batch_stats,
+        mutable=["batch_stats"],
+    )
+    return eln_logits, updates["batch_stats"]
+
+
+def _update(old, trained, loss_fn, args) -> tuple[state.TrainState, Metrics]:
+    """Differentiates the loss by the trained parts and lets their optimisers step."""
+    (total, (metrics, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+    learning_rate = args.learning_rate(old.step)
+    params, opt_state = dict(old.params), dict(old.opt_state)
+    for name, grad in grads.items():
+        updates, opt_state[name] = args.tx[name].update(grad, opt_state[name], params[name])
+        updates = jax.tree.map(lambda u: learning_rate * u, updates)
+        params[name] = optax.apply_updates(params[name], updates)
+    metrics |= {
+        "loss": total,
+        "learning_rate": learning_rate,
+        "grad_norm/student": optax.tree.norm(grads["student"]),
+    }
+    new = old.replace(
+        step=old.step + 1,
+        params=params,
+        batch_stats={**old.batch_stats, **batch_stats},
+        opt_state=opt_state,
+    )
+    return new, metrics
+
+
+def _new_teacher(old, new, teacher_stats, settings):
+    """The teacher after a step: weights averaged; statistics averaged or its own."""
+    student = state.student_variables(new)
+    average = state.exponential_moving_average
+    return {
+        "params": average(old.teacher["params"], student["params"], settings.ema_decay),
+        "batch_stats": (
+            average(old.teacher["batch_stats"], student["batch_stats"], settings.ema_decay)
+            if settings.average_batch_stats
+            else teacher_stats
+        ),
+    }

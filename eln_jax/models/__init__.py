@@ -1,0 +1,1 @@
+"""The networks: encoders, DeepLabV3+ decoders, the Error Localization Network."""

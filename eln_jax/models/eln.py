@@ -1,0 +1,75 @@
+"""The Error Localization Network: where is this prediction right? (paper section 3.2)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from eln_jax.models.deeplab import Aspp, Fusion, Head
+from eln_jax.models.layers import Groups, resize_bilinear
+
+
+class ErrorLocalizationNetwork(nn.Module):
+    """Judges each pixel of a segmentation from the image, the prediction and its entropy.
+
+    Attributes:
+        encoder: module that returns `Features`; its first convolution sees image channels,
+            entropy, logits, in this order.
+        width: channels of ASPP, fusion and head.
+        low_width: channels that the low features are reduced to.
+        rates: dilation of ASPP's branches.
+        dropout: rates after ASPP, first and second 3x3 convolution.
+        dtype: of the arithmetic; the result is float32.
+        param_dtype: of the weights.
+    """
+
+    encoder: nn.Module
+    width: int = 256
+    low_width: int = 48
+    rates: tuple[int, ...] = (6, 12, 18)
+    dropout: tuple[float, float, float] = (0.5, 0.5, 0.1)
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        image: jax.Array,
+        logits: jax.Array,
+        *,
+        train: bool = False,
+        dropout: bool = False,
+        groups: Groups = None,
+    ) -> jax.Array:
+        """Returns a logit a pixel of "the predicted class is right".
+
+        Args:
+            image: normalised images [batch, height, width, 3].
+            logits: a decoder's [batch, rows, columns, num_classes]; no gradient goes back to it.
+            train: batch norm uses, and records, batch statistics.
+            dropout: dropout is active (random numbers "dropout").
+            groups: sizes of the parts of the batch with statistics of their own.
+
+        Returns:
+            float32 [batch, height/4, width/4].
+        """
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        mode = {"train": train, "dropout": dropout, "groups": groups}
+        features = self.encoder(eln_input(image, logits), train=train, groups=groups)
+        x = Aspp(self.width, self.rates, self.dropout[0], name="aspp", **types)(
+            features.high, **mode
+        )
+        fusion = Fusion(self.width, self.low_width, self.dropout[1:], name="fusion", **types)
+        x = fusion(x, features.low, **mode)
+        return Head(self.width, 1, name="head", **types)(x)[..., 0]
+
+
+def eln_input(image: jax.Array, logits: jax.Array) -> jax.Array:
+    """Stacks image, entropy and logits: float32 [batch, height, width, 3 + 1 + num_classes]."""
+    logits = lax.stop_gradient(logits).astype(jnp.float32)
+    logits = resize_bilinear(logits, image.shape[1:3])
+    log_probability = nn.log_softmax(logits)
+    entropy = -(jnp.exp(log_probability) * log_probability).sum(-1, keepdims=True)
+    return jnp.concatenate([image.astype(jnp.float32), entropy, logits], -1)

@@ -1,0 +1,213 @@
+"""The layers that every network here is made of: convolution, batch norm, dropout, resizing."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+
+from eln_jax.models.convolution import Padding, convolve
+
+Groups = tuple[int, ...] | None
+Initializer = Callable[..., jax.Array]
+
+fan_in_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# PyTorch's default for convolutions: uniform within 1 / sqrt(fan_in), weights and biases alike.
+fan_in_uniform = nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+class Features(NamedTuple):
+    """What an encoder returns.
+
+    Attributes:
+        high: [batch, height/16, width/16, channels] (or /8), from the last stage.
+        low: [batch, height/4, width/4, channels], from the stage at stride 4.
+    """
+
+    high: jax.Array
+    low: jax.Array
+
+
+class Conv(nn.Module):
+    """Convolution whose padding follows PyTorch (symmetric) or TensorFlow ("SAME").
+
+    Attributes:
+        features: output channels; ignored by a depthwise convolution, which keeps its input's.
+        kernel_size: side of the kernel.
+        stride: pixels between outputs.
+        dilation: pixels between taps.
+        padding: "symmetric": dilation * (kernel_size - 1) / 2 on each side; or "SAME".
+        depthwise: every channel has a kernel of its own.
+        use_bias: adds a bias, drawn as PyTorch draws it.
+        kernel_init: initialiser of the kernel.
+        dtype: of the arithmetic and the output.
+        param_dtype: of the weights.
+    """
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    dilation: int = 1
+    padding: str = "symmetric"
+    depthwise: bool = False
+    use_bias: bool = False
+    kernel_init: Initializer = fan_in_normal
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves [batch, height, width, channels] into [batch, rows, columns, features]."""
+        k, channels = self.kernel_size, x.shape[-1]
+        shape = (k, k, 1, channels) if self.depthwise else (k, k, channels, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        margin = self.dilation * (k - 1) // 2
+        padding: Padding = "SAME" if self.padding == "SAME" else ((margin, margin),) * 2
+        y = convolve(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            stride=self.stride,
+            dilation=self.dilation,
+            padding=padding,
+            depthwise=self.depthwise,
+        )
+        if not self.use_bias:
+            return y
+        bound = float(np.prod(shape[:3])) ** -0.5
+        bias = self.param("bias", _uniform(bound), shape[-1:], self.param_dtype)
+        return y + bias.astype(self.dtype)[None, None, None]
+
+
+def _uniform(bound: float) -> Initializer:
+    def init(key, shape, dtype):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation in which parts of the batch can keep to themselves.
+
+    With `groups=(n_labeled, n_weak, n_strong)` one pass over the whole batch computes what
+    separate passes over its parts would: each part is normalised by its own statistics, and the
+    running statistics move once a part, in order. The statistics are sums over each sample,
+    combined by a small matrix: the batch is never cut, so it may be sharded over devices, and the
+    statistics then are those of the whole batch.
+
+    Attributes:
+        momentum: share of the running statistics that an update keeps (1 - PyTorch's momentum).
+        epsilon: added to the variance.
+        dtype: of the output; statistics are float32 always.
+        param_dtype: of scale and bias.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False, groups: Groups = None) -> jax.Array:
+        """Normalises [batch, height, width, channels] over all but the channels.
+
+        Args:
+            x: the maps.
+            train: use, and record, batch statistics; else use the running statistics.
+            groups: sizes of the parts of the batch, in order; None: one part.
+
+        Returns:
+            As `x`, in `dtype`.
+
+        Raises:
+            ValueError: if `groups` do not add up to the batch.
+        """
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if not train:
+            return self._normalize(x, mean.value[None], var.value[None], scale, bias)
+        groups = groups or (x.shape[0],)
+        if sum(groups) != x.shape[0]:
+            raise ValueError(f"groups {groups} do not add up to a batch of {x.shape[0]}")
+        means, variances, counts = _group_statistics(x.astype(jnp.float32), groups)
+        if not self.is_initializing():
+            for i, count in enumerate(counts):
+                unbiased = variances[i] * (count / max(count - 1, 1))
+                mean.value = self.momentum * mean.value + (1 - self.momentum) * means[i]
+                var.value = self.momentum * var.value + (1 - self.momentum) * unbiased
+        sample_group = np.repeat(np.arange(len(groups)), groups)
+        if len(groups) > 1:
+            means, variances = means[sample_group], variances[sample_group]
+        return self._normalize(x, means, variances, scale, bias)
+
+    def _normalize(self, x, mean, var, scale, bias):
+        factor = scale.astype(jnp.float32)[None] * lax.rsqrt(var + self.epsilon)
+        offset = bias.astype(jnp.float32)[None] - mean * factor
+        y = x.astype(jnp.float32) * factor[:, None, None] + offset[:, None, None]
+        return y.astype(self.dtype)
+
+
+def _group_statistics(
+    x: jax.Array, groups: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array, list[int]]:
+    """Returns mean and (biased) variance [groups, channels], and the number of values of each.
+
+    Every sample's mean and sum of squared differences from it are combined as in Chan et al.
+    (1979): nothing is cancelled, so the variance is accurate and never negative.
+    """
+    pixels = x.shape[1] * x.shape[2]
+    counts = [size * pixels for size in groups]
+    member = np.repeat(np.eye(len(groups), dtype=np.float32), groups, axis=1)
+    share = member / np.array(groups, np.float32)[:, None]
+
+    def average(values):  # [n, channels] -> [groups, channels]
+        return jnp.einsum("gn,nc->gc", share, values, precision=lax.Precision.HIGHEST)
+
+    sample_mean = x.mean((1, 2))
+    # The derivative of the squares by the mean is zero: not asking for it saves a pass.
+    centered = x - lax.stop_gradient(sample_mean)[:, None, None]
+    mean = average(sample_mean)
+    spread = sample_mean - mean[np.repeat(np.arange(len(groups)), groups)]
+    variance = average(lax.square(centered).mean((1, 2)) + lax.square(spread))
+    return mean, variance, counts
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """3x3 maximum at stride 2, padded by 1 as in PyTorch's ResNets."""
+    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+
+def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Resizes maps bilinearly with aligned corners, as two small matrix products.
+
+    Args:
+        x: [batch, height, width, channels].
+        size: height and width of the result.
+
+    Returns:
+        [batch, *size, channels] in the type of `x`.
+    """
+    for axis, length in ((1, size[0]), (2, size[1])):
+        if x.shape[axis] == length:
+            continue
+        matrix = _interpolation_matrix(x.shape[axis], length).astype(x.dtype)
+        spec = "oh,bhwc->bowc" if axis == 1 else "ow,bhwc->bhoc"
+        x = jnp.einsum(spec, matrix, x, precision=lax.Precision.HIGHEST)
+    return x
+
+
+def _interpolation_matrix(source: int, target: int) -> jax.Array:
+    """[target, source] weights; whole numbers place the samples, so the corners are exact."""
+    steps = max(target - 1, 1)
+    position = jnp.arange(target) * (source - 1)
+    low = position // steps
+    fraction = ((position - low * steps) / steps).astype(jnp.float32)
+    index = jnp.arange(source)[None]
+    at_low = (index == low[:, None]) * (1.0 - fraction[:, None])
+    return at_low + (index == low[:, None] + 1) * fraction[:, None]

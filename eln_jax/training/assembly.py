@@ -1,0 +1,305 @@
+"""From a configuration to the parts of a run: data, networks, optimisers and compiled steps."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from eln_jax.data import partitions, pipeline
+from eln_jax.data.sources import FolderSource, Source
+from eln_jax.data.synthetic import SyntheticSource
+from eln_jax.data.transforms import Augmentation
+from eln_jax.errors import UserError
+from eln_jax.method import state as method_state
+from eln_jax.method import steps
+from eln_jax.method.views import ViewSettings
+from eln_jax.models.encoders import input_statistics
+from eln_jax.models.layers import resize_bilinear
+from eln_jax.models.pretrained import load_pretrained
+from eln_jax.models.segmenter import Networks, build_networks, init_networks
+from eln_jax.training import optim, sharding
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads.
+
+    Attributes:
+        train: source of the training images.
+        val: source of the validation images.
+        partition: indices into `train` of labelled and unlabelled images, and into `val`.
+        streams: "labeled" and "unlabeled" batches without end.
+        fingerprint: everything that decides the streams' batches, as plain values.
+    """
+
+    train: Source
+    val: Source
+    partition: partitions.Partition
+    streams: Mapping[str, grain.IterDataset]
+    fingerprint: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the training loop drives.
+
+    Attributes:
+        config: the configuration.
+        mesh: the devices.
+        data: what it reads.
+        networks: the modules.
+        steps: phase name -> compiled `(state, batch, key) -> (state, metrics)`.
+        initial_state: makes the state of step 0.
+        start_teacher: compiled `state.start_teacher`.
+        reset_student: compiled `state.reset_student`.
+    """
+
+    config: Any
+    mesh: Mesh
+    data: Data
+    networks: Networks
+    steps: Mapping[str, Callable]
+    initial_state: Callable[[], method_state.TrainState]
+    start_teacher: Callable[[method_state.TrainState], method_state.TrainState]
+    reset_student: Callable[[method_state.TrainState], method_state.TrainState]
+
+
+def build(config: Any) -> Parts:
+    """Builds the parts of a run; nothing is trained or written.
+
+    Args:
+        config: fields as in `eln_jax.defaults`, already checked.
+
+    Raises:
+        UserError: data or pretrained weights cannot be had, or a batch does not divide.
+    """
+    mesh = sharding.make_mesh()
+    for name in ("batch_size_labeled", "batch_size_unlabeled"):
+        sharding.check_batch_size(name, config[name], mesh)
+    data = make_data(config)
+    networks = make_networks(config)
+    make_state, args = _state_and_step_arguments(config, data, networks)
+    replicated, split = sharding.replicated(mesh), sharding.split(mesh)
+
+    def compiled(step):
+        return jax.jit(
+            partial(step, args=args),
+            donate_argnums=0,
+            in_shardings=(replicated, split, replicated),
+            out_shardings=(replicated, replicated),
+        )
+
+    return Parts(
+        config=config,
+        mesh=mesh,
+        data=data,
+        networks=networks,
+        steps={
+            "supervised": compiled(steps.supervised_step),
+            "eln": compiled(steps.eln_step),
+            "semi_supervised": compiled(steps.semi_supervised_step),
+        },
+        initial_state=lambda: jax.device_put(make_state(), replicated),
+        start_teacher=jax.jit(method_state.start_teacher, donate_argnums=0),
+        reset_student=jax.jit(method_state.reset_student, donate_argnums=0),
+    )
+
+
+def make_data(config: Any) -> Data:
+    """Opens the sources, draws or reads the partition, and builds the streams."""
+    train, val = _sources(config.data)
+    partition = _partition(config.data, train, val)
+    augmentation = Augmentation(
+        config.data.geometry, tuple(config.data.scale_range), config.data.flip
+    )
+    common = {"crop_size": tuple(config.crop_size), "augmentation": augmentation}
+    # Two seeds of one: equal lists must not draw equal augmentations in both streams.
+    seeds = [int(s) for s in np.random.SeedSequence(config.seed).generate_state(2)]
+    settings = {
+        "labeled": {
+            "indices": partition.labeled,
+            "batch_size": config.batch_size_labeled,
+            "seed": seeds[0],
+            "with_labels": True,
+        },
+        "unlabeled": {
+            "indices": partition.unlabeled or partition.labeled,
+            "batch_size": config.batch_size_unlabeled,
+            "seed": seeds[1],
+            "with_labels": False,
+        },
+    }
+    streams, fingerprint = {}, {}
+    for name, arguments in settings.items():
+        streams[name] = pipeline.train_stream(
+            train,
+            **arguments,
+            **common,
+            num_workers=config.data.workers,
+            num_threads=config.data.threads,
+            shard_index=jax.process_index(),
+            shard_count=jax.process_count(),
+        )
+        fingerprint[name] = pipeline.fingerprint(train, **arguments, **common)
+    return Data(train, val, partition, streams, fingerprint)
+
+
+def _sources(data: Any) -> tuple[Source, Source]:
+    """Opens the training and the validation images."""
+    if data.source == "synthetic":
+        make = partial(
+            SyntheticSource,
+            size=tuple(data.synthetic.image_size),
+            num_classes=data.num_classes,
+            seed=data.synthetic.seed,
+        )
+        sizes = data.synthetic
+        return make(sizes.train_size), make(sizes.val_size, start=sizes.train_size)
+    folder = partial(
+        FolderSource,
+        data.root,
+        num_classes=data.num_classes,
+        images=data.images,
+        masks=data.masks,
+        ignore_label=data.ignore_label,
+        void_labels=data.void_labels,
+        class_names=data.class_names,
+    )
+    return folder(split=data.train_split), folder(split=data.val_split)
+
+
+def _partition(data: Any, train: Source, val: Source) -> partitions.Partition:
+    """Reads or draws the labelled images; every labelled image of `val` validates."""
+    if data.partition:
+        labeled_file, unlabeled_file = partitions.partition_files(data.partition)
+        partition = partitions.make_partition(
+            train,
+            partitions.read_list(labeled_file, train),
+            unlabeled=None
+            if unlabeled_file is None
+            else partitions.read_list(unlabeled_file, train),
+        )
+    elif data.labeled_count:
+        partition = partitions.draw_partition(
+            train, seed=data.partition_seed, count=data.labeled_count
+        )
+    else:
+        partition = partitions.draw_partition(
+            train, seed=data.partition_seed, fraction=data.labeled_fraction
+        )
+    scored = tuple(i for i in range(len(val)) if val.has_label(i))
+    if not scored:
+        raise UserError(
+            f"no image of the split {data.val_split!r} has a mask, so nothing can be scored: add "
+            "masks for the validation images."
+        )
+    return partition._replace(val=scored)
+
+
+def make_networks(config: Any) -> Networks:
+    """Makes the modules that the config's `model` block describes."""
+    model = config.model
+    return build_networks(
+        encoder=model.encoder,
+        output_stride=model.output_stride,
+        num_classes=config.data.num_classes,
+        width=model.width,
+        low_width=model.low_width,
+        embedding_size=model.embedding_size,
+        dropout=tuple(model.dropout),
+        eln_encoder=model.eln_encoder,
+        eln_width=model.eln_width,
+        eln_dropout=tuple(model.eln_dropout),
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def _state_and_step_arguments(config, data, networks):
+    """The function that makes the first state, and what every step needs."""
+    init_key, pretrained_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
+    crop_size = tuple(config.crop_size)
+    model, optim_config = config.model, config.optim
+
+    def make_variables(key):
+        return init_networks(networks, key, crop_size, model.num_aux_decoders)
+
+    shapes = jax.eval_shape(make_variables, init_key)
+    tx = optim.make_optimizers(
+        shapes["params"],
+        name=optim_config.name,
+        encoder_factor=optim_config.encoder_factor,
+        weight_decay=optim_config.weight_decay,
+        momentum=optim_config.momentum,
+        clip_norm=optim_config.clip_norm,
+        train_norm=config.method.train_norm,
+    )
+
+    def make_state() -> method_state.TrainState:
+        variables = load_pretrained(
+            make_variables(init_key),
+            encoder=model.encoder,
+            eln_encoder=model.eln_encoder,
+            source=model.pretrained,
+            eln_source=model.eln_pretrained,
+            eln_stem=model.eln_stem,
+            key=pretrained_key,
+        )
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        return method_state.TrainState(
+            step=jnp.int32(0),
+            params=params,
+            batch_stats=batch_stats,
+            teacher=jax.tree.map(
+                jnp.copy, {"params": params["student"], "batch_stats": batch_stats["student"]}
+            ),
+            opt_state={name: tx[name].init(params[name]) for name in params},
+        )
+
+    args = steps.StepArguments(
+        networks=networks,
+        resize=resize_bilinear,
+        tx=tx,
+        learning_rate=optim.make_schedule(
+            name=optim_config.schedule,
+            learning_rate=optim_config.learning_rate,
+            total_steps=sum(config.steps.values()),
+            power=optim_config.power,
+            warmup_steps=optim_config.warmup_steps,
+        ),
+        settings=_method_settings(config, data),
+        views=ViewSettings(
+            **{k: tuple(v) if isinstance(v, tuple) else v for k, v in config.views.items()}
+        ),
+    )
+    return make_state, args
+
+
+def _method_settings(config: Any, data: Data) -> steps.MethodSettings:
+    mean, std = input_statistics(config.model.encoder)
+    weights = None
+    if config.method.class_balance == "sqrt":
+        share = pipeline.class_frequencies(data.train, data.partition.labeled)
+        weights = _sqrt_weights(share)
+    block = dict(config.method.items())
+    handled = ("class_balance", "student_reset_every", "train_norm")
+    return steps.MethodSettings(
+        num_classes=config.data.num_classes,
+        ignore_label=config.data.ignore_label,
+        input_mean=tuple(float(m) for m in mean),
+        input_std=tuple(float(s) for s in std),
+        class_weights=weights,
+        **{name: value for name, value in block.items() if name not in handled},
+    )
+
+
+def _sqrt_weights(share: np.ndarray) -> tuple[float, ...]:
+    """Inverse square roots of the classes' shares, of mean 1 over the classes that occur."""
+    occurs = share > 0
+    weights = np.where(occurs, 1.0 / np.sqrt(np.where(occurs, share, 1.0)), 0.0)
+    return tuple(float(w) for w in weights / weights[occurs].mean())

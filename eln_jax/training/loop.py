@@ -1,0 +1,217 @@
+"""The story of a training run: build, restore, then the loop through the three phases.
+
+Each turn has a fixed order: evaluate the old state, save it, take a batch, step, log. A saved state
+has therefore been evaluated if it was due, and a run started again goes on as if it had never
+stopped.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from eln_jax.errors import UserError
+from eln_jax.training import assembly, summary, validation
+from eln_jax.training.bookkeeping import Bookkeeping, Phase, Stopwatch, phases, score
+from eln_jax.training.checkpoint import Checkpoints
+from eln_jax.training.interruption import StopRequest
+from eln_jax.training.logging import MetricsLogger, Progress
+from eln_jax.training.sharding import put_batch
+
+
+class Outcome(NamedTuple):
+    """How a run ended: the summary of a finished one, or None and the exit code of a stopped one."""
+
+    summary: dict[str, Any] | None
+    exit_code: int
+
+
+def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Progress) -> Outcome:
+    """Trains to the end of the last phase, or until asked to stop.
+
+    Args:
+        config: fields as in `eln_jax.defaults`, already checked.
+        config_json: the same as JSON, kept as `config.json`.
+        workdir: the run's folder; an earlier run of the same config in it is continued.
+        display: where progress is shown.
+
+    Returns:
+        The outcome; everything else lies in `workdir`.
+
+    Raises:
+        UserError: the data cannot be used, or `workdir` holds a run of another config.
+    """
+    parts = assembly.build(config)
+    claim(workdir, config_json)
+    run = Run(parts, workdir, display)
+    with StopRequest() as stop:
+        for phase in phases(config.steps):
+            if run.step < phase.end and not stop.requested:
+                run.begin(phase)
+            while run.step < phase.end and not stop.requested:
+                run.evaluate_and_save_if_due(stop)
+                if not stop.requested:
+                    run.train_step(phase)
+        run.evaluate_and_save_if_due(stop)
+        if stop.requested:
+            run.save()
+    run.close()
+    if stop.requested:
+        display.message(
+            f"Stopped at step {run.step} of {run.total} and saved; the same command goes on."
+        )
+        return Outcome(None, stop.exit_code)
+    return Outcome(summary.write(run.books, parts, workdir), 0)
+
+
+def claim(workdir: Path, config_json: str) -> None:
+    """Makes the run's folder and keeps the config in it.
+
+    Raises:
+        UserError: it cannot be made, or belongs to a run of another config.
+    """
+    kept = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not kept.exists():
+            temporary = kept.with_suffix(".tmp")
+            temporary.write_text(config_json)
+            temporary.replace(kept)
+            return
+        old = json.loads(kept.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"The folder {workdir} cannot be used as --workdir: {error}.") from error
+    changes = differences(old, json.loads(config_json))
+    if changes:
+        raise UserError(
+            f"{workdir} holds a run of another configuration ({'; '.join(changes[:5])}); give "
+            "another --workdir, or the same configuration to go on."
+        )
+
+
+def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Lists "field: old -> new" for every field in which two configurations differ."""
+    rows = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            rows += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            rows.append(f"{prefix}{key}: {a} -> {b}")
+    return rows
+
+
+class Run:
+    """A run under way: the state and everything that moves with it."""
+
+    def __init__(self, parts: assembly.Parts, workdir: Path, display: Progress):
+        config = parts.config
+        self.parts, self.workdir, self.display = parts, workdir, display
+        self.total = sum(config.steps.values())
+        self.phases = phases(config.steps)
+        self.key = jax.random.key(config.seed)
+        self.state = parts.initial_state()
+        self.books = Bookkeeping({}, parts.data.fingerprint)
+        self.checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+        if self.checkpoints.latest_step is not None:
+            self.state, saved = self.checkpoints.restore(self.state)
+            self.books = Bookkeeping(**saved)
+            _check_fingerprint(self.books.fingerprint, parts.data.fingerprint, workdir)
+            display.message(f"Going on from the checkpoint of step {int(self.state.step)}.")
+        self.step = int(self.state.step)
+        self.iterators = {name: iter(stream) for name, stream in parts.data.streams.items()}
+        for name, position in self.books.iterators.items():
+            self.iterators[name].set_state(position)
+        self.logger = MetricsLogger(
+            workdir, tensorboard=config.log.tensorboard, resume_step=self.step
+        )
+        self.stopwatch = Stopwatch()
+        self.since = time.perf_counter() - self.books.seconds
+        self.compiled: set[str] = set()
+
+    def begin(self, phase: Phase) -> None:
+        """Shows that a phase begins."""
+        self.display.start(phase.name, phase.start, phase.end, self.total)
+
+    def evaluate_and_save_if_due(self, stop: StopRequest) -> None:
+        """Evaluates at intervals and at a phase's end; saves then, and at intervals of its own."""
+        config, step = self.parts.config, self.step
+        if step == 0:
+            return
+        ends = {phase.end for phase in self.phases}
+        due = step in ends or step % config.eval.every == 0
+        if due and step != self.books.evaluated_step:
+            phase = next(phase.name for phase in self.phases if step <= phase.end)
+            figures = validation.validate(
+                self.parts, self.state, phase, self.workdir, self.logger, stop, self.display
+            )
+            if figures is None:  # asked to stop
+                return
+            self.logger.write(step, phase, "val", figures)
+            self.books.scores.append({"step": step, "phase": phase, **figures})
+            self.books.evaluated_step = step
+        if due or step % config.checkpoint.every == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Saves the state with the iterators and the books."""
+        self.books.iterators = {name: it.get_state() for name, it in self.iterators.items()}
+        self.books.seconds = time.perf_counter() - self.since
+        evaluated = self.books.evaluated_step == self.step and self.books.scores
+        self.checkpoints.save(
+            self.state,
+            self.books.to_json(),
+            score(self.books.scores[-1]) if evaluated else None,
+        )
+
+    def train_step(self, phase: Phase) -> None:
+        """Takes a batch, steps and logs."""
+        config = self.parts.config
+        self._prepare_teacher(phase)
+        started = time.perf_counter()
+        batch = put_batch(self._next_batch(phase.name), self.parts.mesh)
+        batch_ready = time.perf_counter()
+        self.state, metrics = self.parts.steps[phase.name](self.state, batch, self.key)
+        self.books.window.append(metrics)
+        self.step += 1
+        jax.block_until_ready(self.books.window[-2:-1])  # one step runs while the next is fed
+        if phase.name in self.compiled:
+            images = sum(part["image"].shape[0] for part in batch.values())
+            self.stopwatch.add(images, started, batch_ready)
+        self.compiled.add(phase.name)  # the first step of a phase compiles: not counted as speed
+        self.display.update(self.step, {})
+        if self.step % config.log.every == 0 or self.step == phase.end:
+            figures = self.books.close_window() | self.stopwatch.read()
+            self.logger.write(self.step, phase.name, "train", figures)
+            self.display.update(self.step, figures)
+
+    def _next_batch(self, phase: str) -> dict[str, Any]:
+        names = ("labeled", "unlabeled") if phase == "semi_supervised" else ("labeled",)
+        return {name: next(self.iterators[name]) for name in names}
+
+    def _prepare_teacher(self, phase: Phase) -> None:
+        every = self.parts.config.method.student_reset_every
+        if phase.name != "semi_supervised":
+            return
+        if self.step == phase.start:
+            self.state = self.parts.start_teacher(self.state)
+        elif every and (self.step - phase.start) % every == 0:
+            self.state = self.parts.reset_student(self.state)
+
+    def close(self) -> None:
+        """Ends what runs in the background."""
+        for iterator in self.iterators.values():
+            iterator.close()
+        self.checkpoints.close()
+        self.logger.close()
+
+
+def _check_fingerprint(old: dict, new: dict, workdir: Path) -> None:
+    changes = differences(old, new)
+    if changes:
+        raise UserError(
+            f"The data has changed since the run in {workdir} began ({'; '.join(changes[:5])}); "
+            "put it back, or give another --workdir."
+        )

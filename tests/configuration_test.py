@@ -1,0 +1,139 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from eln_jax import command_line, configuration
+from eln_jax.defaults import apply_official, default_config
+from eln_jax.errors import UserError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+QUICKSTART = str(CONFIGS / "quickstart.py")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda p: p.stem)
+def test_every_config_passes_its_own_check(path):
+    configuration.load(str(path), [("data.root", "somewhere")])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("optim.learning_rate", "3e-4", 3e-4),
+        ("optim.learning_rate", "1", 1.0),
+        ("crop_size", "(64, 128)", (64, 128)),
+        ("crop_size", "[64, 128]", (64, 128)),
+        ("method.train_norm", "False", False),
+        ("data.partition", "lists/8_labeled_0", "lists/8_labeled_0"),
+        ("data.void_labels", "(11,)", (11,)),
+        ("steps.eln", "7", 7),
+    ],
+)
+def test_an_override_is_read_as_the_type_of_its_field(name, text, value):
+    config = configuration.load(QUICKSTART, [(name, text)])
+    assert configuration.get(config, name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("optim.learning_rat", "1", "Did you mean optim.learning_rate?"),
+        ("learning_rate", "1", "Did you mean optim.learning_rate?"),
+        ("optim", "1", "block of fields"),
+        ("steps.eln", "many", "whole number"),
+        ("steps.eln", "1.5", "whole number"),
+        ("optim.learning_rate", "fast", "a number"),
+        ("method.train_norm", "1", "true or false"),
+        ("crop_size", "64", "tuple"),
+        ("crop_size", "(60, 64)", "does not fit the stride: 60"),
+        ("crop_size", "(8, 8)", "32 or more"),
+        ("crop_size", "(64,)", "(height, width)"),
+        ("model.encoder", "resnet51", "Did you mean resnet50?"),
+        ("model.num_aux_decoders", "3", "method.loss_ceilings"),
+        ("model.num_aux_decoders", "0", "at least 1"),
+        ("model.dropout", "(0.1, 1.5, 0)", "three rates"),
+        ("method.gate", "elm", "Did you mean eln?"),
+        ("method.ema_decay", "1.5", "between 0 and 1"),
+        ("method.average_batch_stats", "false", "stale"),
+        ("steps.supervised", "0", "at least 1"),
+        ("steps.eln", "0", "trained ELN"),
+        ("data.num_classes", "1", "between 2 and 254"),
+        ("data.ignore_label", "3", "outside"),
+        ("data.class_names", "('a', 'b')", "2 names"),
+        ("data.source", "folder", "data.root is empty"),
+        ("views.blur_sigma", "(2.0, 1.0)", "rising"),
+        ("data.scale_range", "(0.0, 1.0)", "rising"),
+        ("optim.learning_rate", "0", "greater than 0"),
+        ("eval.max_images", "-1", "0 or more"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_sentence(name, text, words):
+    with pytest.raises(UserError) as error:
+        configuration.load(QUICKSTART, [(name, text)])
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_labelled_image_is_refused():
+    none = [("data.labeled_count", "0"), ("data.labeled_fraction", "0")]
+    with pytest.raises(UserError, match="No image is labelled"):
+        configuration.load(QUICKSTART, none)
+
+
+def test_a_missing_config_file_names_the_nearest():
+    with pytest.raises(UserError, match=r"Did you mean .*quickstart\.py"):
+        configuration.load(str(CONFIGS / "quickstrat.py"))
+
+
+def test_a_config_without_get_config(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text("x = 1\n")
+    with pytest.raises(UserError, match="get_config"):
+        configuration.load(str(path))
+
+
+def test_overrides_are_told_from_other_flags():
+    rest, overrides = command_line.split_overrides(
+        ["--config=a.py", "--config.seed=3", "--workdir", "w", "--config.steps.eln", "5"]
+    )
+    assert rest == ["--config=a.py", "--workdir", "w"]
+    assert overrides == [("seed", "3"), ("steps.eln", "5")]
+    with pytest.raises(UserError, match="needs a value"):
+        command_line.split_overrides(["--config.seed"])
+
+
+def test_official_changes_only_what_it_names():
+    changes = configuration.differences(
+        default_config().to_dict(), apply_official(default_config()).to_dict()
+    )
+    assert {change.split(":")[0] for change in changes} == {
+        "dtype",
+        "model.eln_stem",
+        "method.void_is_error",
+        "method.max_error_weight",
+        "method.student_reset_every",
+        "method.pseudo_label_batch_stats",
+        "method.average_batch_stats",
+        "method.train_norm",
+        "method.contrastive_form",
+        "views.jitter_probability",
+        "views.blur_probability",
+    }
+
+
+def test_checked_names_exist():
+    config = default_config()
+    names = set(configuration.field_names(config))
+    for group in (
+        configuration.CHOICES,
+        configuration.AT_LEAST_ONE,
+        configuration.NOT_NEGATIVE,
+        configuration.POSITIVE,
+        configuration.WITHIN_ZERO_AND_ONE,
+    ):
+        assert set(group) <= names
+
+
+def test_configuration_needs_no_jax():
+    source = Path(importlib.util.find_spec("eln_jax.configuration").origin).read_text()
+    assert "import jax" not in source
