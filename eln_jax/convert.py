@@ -1,54 +1,65 @@
-"""Turn a checkpoint of the official PyTorch code into a folder that eln_jax loads, and back.
+"""Converts official checkpoints: `python -m eln_jax.convert --input=X.pth --output=DIR`."""
 
-  python -m eln_jax.convert --input=epoch_0400.pth --output=converted
-  python -m eln_jax.convert --input=converted --output=again.pth
-
-The first form reads the .pth file without PyTorch and without running anything in it, checks every
-entry, and writes converted/variables.safetensors (the weights of encoder, decoder, auxiliary
-decoders and ELN) and converted/model.json (what they are). Optimiser states are left behind.
-The second form writes a checkpoint that the official code's torch.load accepts; the weights come
-back byte for byte.
-"""
-
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from eln_jax import command_line
 from eln_jax.errors import UserError
-from eln_jax.models.official import ELN_ENCODER, from_official, to_official
-from eln_jax.models.torch_file import read_torch_file, to_mapping, write_torch_file
-from eln_jax.models.torch_names import flatten
-from eln_jax.models.variables import load_variables, save_variables, sha256
 
+DESCRIPTION = """\
+Turns a checkpoint of the official PyTorch code (kinux98/SSL_ELN) into a folder that eln_jax loads,
+and such a folder back into a checkpoint that the official code loads.
+
+A .pth file is read without PyTorch and without running anything in it. Every entry is checked, and
+DIR/variables.safetensors (weights of encoder, decoder, auxiliary decoders and ELN) and
+DIR/model.json (what they are) are written. Optimiser states are left behind. On the way back the
+weights are the same byte for byte.
+"""
+EXAMPLES = """\
+examples:
+  python -m eln_jax.convert --input=epoch_0400.pth --output=converted
+  python -m eln_jax.convert --input=converted --output=again.pth
+"""
 _NOT_WEIGHTS = ("optimizer_state_dict", "scaler_state_dict")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parses the flags and converts; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eln_jax.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def main(argv: Sequence[str]) -> int:
+    """Parses the flags and converts.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        Exit code: 0.
+
+    Raises:
+        UserError: the input is not what it should be, or the output exists.
+    """
+    parser = command_line.make_parser("convert", DESCRIPTION, EXAMPLES)
+    parser.add_argument(
+        "--input", required=True, type=Path, help="official .pth file, or a converted folder"
     )
-    parser.add_argument("--input", required=True, help="official .pth file, or a converted folder")
-    parser.add_argument("--output", required=True, help="new folder, or a new .pth file to go back")
-    flags = parser.parse_args(arguments)
-    source, target = Path(flags.input), Path(flags.output)
+    parser.add_argument(
+        "--output", required=True, type=Path, help="new folder, or a new .pth file to go back"
+    )
+    flags = parser.parse_args(argv)
+    if flags.output.is_file() or (flags.output.is_dir() and any(flags.output.iterdir())):
+        raise UserError(f"{flags.output}: exists already; name another --output or remove it.")
+    convert = _to_official if flags.input.is_dir() else _from_official
     try:
-        if target.is_file() or (target.is_dir() and any(target.iterdir())):
-            raise UserError(f"{target}: exists already; name another --output or remove it.")
-        if source.is_dir():
-            _to_official(source, target)
-        else:
-            _from_official(source, target)
-    except (UserError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+        convert(flags.input, flags.output)
+    except OSError as error:  # no right to read or write there, disk full
+        raise UserError(f"{error.filename or flags.output}: {error.strerror}.") from None
     return 0
 
 
 def _from_official(source: Path, target: Path) -> None:
+    # Imported here, after the flags have been understood: jax takes seconds.
+    from eln_jax.models.official import ELN_ENCODER, from_official
+    from eln_jax.models.torch_file import read_torch_file, to_mapping
+    from eln_jax.models.torch_names import flatten
+    from eln_jax.models.variables import save_variables, sha256
+
     checkpoint = to_mapping(read_torch_file(source, skip=_NOT_WEIGHTS), source)
     official = from_official(checkpoint, str(source))
     epoch = checkpoint.get("epoch")
@@ -79,6 +90,10 @@ def _from_official(source: Path, target: Path) -> None:
 
 
 def _to_official(source: Path, target: Path) -> None:
+    from eln_jax.models.official import to_official
+    from eln_jax.models.torch_file import write_torch_file
+    from eln_jax.models.variables import load_variables
+
     if target.suffix != ".pth":
         raise UserError(f"{target}: --input is a folder, so --output must be a new .pth file.")
     variables, metadata = load_variables(source)
@@ -91,4 +106,4 @@ def _to_official(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
 
     from eln_jax.training import comparison  # imports jax: after the flags have been understood
 
-    return comparison.train_all(config, flags.workdir)
+    return comparison.train_all(config, configuration.to_json(config), flags.workdir)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ from the entry's name and a seed, so that 400 MB of weights need not be stored. 
 holds what the official PyTorch code computed with them (float32, CPU).
 """
 
+import functools
 import json
 import math
 import pathlib
 import zlib
 
 import numpy as np
+
+from eln_jax.models.official import Official, from_official
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 
@@ -50,10 +53,26 @@ def golden_value(key: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return value.astype(np.float32)
 
 
+@functools.cache
 def golden_checkpoint(seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
-    """The weights as an official checkpoint holds them: {"enc_state_dict": {name: array}, ...}."""
+    """The weights as an official checkpoint holds them: {"enc_state_dict": {name: array}, ...}.
+
+    Made once a process (1.5 s, 400 MB) and shared: copy before changing.
+    """
     state: dict[str, dict[str, np.ndarray]] = {}
     for key, shape in golden_numbers()["shapes"].items():
         network, _, name = key.partition(".")
         state.setdefault(network, {})[name] = golden_value(key, tuple(shape), seed)
     return state
+
+
+@functools.cache
+def golden_official() -> Official:
+    """The same weights in our layout, through the converter; shared as well."""
+    return from_official(golden_checkpoint())
+
+
+def golden_variables(network: str, which: str = "") -> dict:
+    """{"params", "batch_stats"} to apply one network: student, eln, or aux_decoders and which."""
+    trees = {kind: tree[network] for kind, tree in golden_official().variables.items()}
+    return {kind: tree[which] for kind, tree in trees.items()} if which else trees

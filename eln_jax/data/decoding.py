@@ -112,6 +112,7 @@ def decode_image(file: File, name: str = "") -> np.ndarray:
       UserError: The file is missing, damaged, or of a kind without a defined 8-bit form.
     """
     with _naming(file, name, "image"), Image.open(file) as image:
+        image.load()  # before the orientation is read: Pillow turns TIFFs itself as it loads them
         upright = _upright(_to_rgb(image, name or str(file)), _orientation(image))
         return np.asarray(upright)
 
@@ -153,6 +154,7 @@ def decode_mask(file: File, name: str = "") -> tuple[np.ndarray, bool]:
         # How the file stores a pixel; a tuple's first entry in some formats.
         stored = image.tile[0][3] if image.tile else None
         stretch = _GREY_STRETCH.get(str(stored[0] if isinstance(stored, tuple) else stored), 1)
+        image.load()
         orientation = _orientation(image)
         ids = np.asarray(_upright(image, orientation)).astype(np.uint8, copy=False)
         return ids // np.uint8(stretch), orientation != 1

@@ -44,7 +44,7 @@ def _refuse_unknown_label(truth: np.ndarray, num_classes: int, ignore_label: int
     worst = truth.max() if truth.max() >= num_classes else truth.min()
     if not 0 <= worst < num_classes:
         raise UserError(
-            f"A label map holds the value {worst}, but classes are 0 to {num_classes - 1} and void "
+            f"a label map holds the value {worst}, but classes are 0 to {num_classes - 1} and void "
             f"is {ignore_label}: correct the masks, data.num_classes or data.ignore_label."
         )
 

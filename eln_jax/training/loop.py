@@ -22,7 +22,7 @@ from eln_jax.training.sharding import put_batch
 
 
 class Outcome(NamedTuple):
-    """How a run ended: the summary of a finished one, or None and the exit code of a stopped one."""
+    """How a run ended: with a summary, or stopped with an exit code and no summary."""
 
     summary: dict[str, Any] | None
     exit_code: int
@@ -109,6 +109,7 @@ class Run:
     def __init__(self, parts: assembly.Parts, workdir: Path, display: Progress):
         config = parts.config
         self.parts, self.workdir, self.display = parts, workdir, display
+        display.message(parts.description)
         self.total = sum(config.steps.values())
         self.phases = phases(config.steps)
         self.key = jax.random.key(config.seed)

@@ -4,6 +4,7 @@ Under `jit` the rest follows: losses and batch statistics are those of the whole
 device.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,9 +13,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from eln_jax.errors import UserError
 
 
-def make_mesh() -> Mesh:
-    """A mesh of all devices of all processes along one axis, "data"."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices of all processes (or of those given) along one axis, "data"."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

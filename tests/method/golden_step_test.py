@@ -60,7 +60,7 @@ def golden_step():
         networks,
         resize_bilinear,
         tx,
-        lambda step: 0.0,
+        lambda _: 0.0,
         settings,
         views.ViewSettings(**config.views),
     )
@@ -94,10 +94,10 @@ LOSSES = {
     "eln_20": "eln_loss/0",
     "eln_50": "eln_loss/1",
     "eln_100": "eln_loss/main",
-    "pseudo_loss_aug": "pseudo_label_loss_strong",
-    "pseudo_loss": "pseudo_label_loss",
-    "pxl_contra_aug": "contrastive_loss_strong",
-    "pxl_loss": "contrastive_loss",
+    "pseudo_loss_aug": "pseudo_label_loss/strong",
+    "pseudo_loss": "pseudo_label_loss/weak",
+    "pxl_contra_aug": "contrastive_loss/strong",
+    "pxl_loss": "contrastive_loss/weak",
 }
 
 

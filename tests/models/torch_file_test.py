@@ -197,6 +197,7 @@ def test_strides_and_offset(tmp_path, kind):
         {"size": 3},
         {"shape": (2**30, 2**30), "strides": (0, 0)},  # small file, large memory
         {"shape": (2,)},
+        {"shape": (2**40, 2**40, 2**40, 0), "strides": (0, 0, 0, 0)},
         {"shape": (2, -2)},
         {"strides": (2, -1)},
         {"offset": -1},

@@ -1,0 +1,202 @@
+"""Judging predictions against labels: counts of an image, which add up to those of a split."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from eln_jax.errors import UserError
+from eln_jax.evaluation import metrics
+from eln_jax.evaluation.detection import ErrorHistogram, error_figures, error_histogram
+from eln_jax.evaluation.inference import PixelMaps, Predictor
+
+Gate = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+
+# Which score each gate of `eln_jax.method.gates` compares with its threshold.
+_GATE_SCORES = {"confidence": "max_prob", "entropy": "entropy", "margin": "margin", "eln": "eln"}
+
+
+def make_gate(name: str, threshold: float) -> Gate:
+    """The gate of this name, for maps at full size.
+
+    Args:
+        name: "none", "confidence", "entropy", "margin" or "eln".
+        threshold: in [0, 1]; a pixel is kept where its score exceeds it.
+
+    Returns:
+        `(max_prob, entropy, margin, p_right) -> kept`, bool of the maps' shape.
+
+    Raises:
+        KeyError: there is no such gate.
+    """
+    if name == "none":
+        return lambda max_prob, entropy, margin, p_right: np.ones(max_prob.shape, bool)
+    score = _GATE_SCORES[name]
+
+    def gate(max_prob, entropy, margin, p_right):
+        return PixelMaps(max_prob, max_prob, entropy, margin, p_right).scores()[score] > threshold
+
+    return gate
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationResult:
+    """Counts over the pixels that are not void; results of disjoint images add up.
+
+    Attributes:
+        confusion: int64 [num_classes, num_classes], rows are the truth.
+        histograms: error detector ("max_prob", "entropy", "margin", "eln") -> its counts.
+        gated: int64 [num_classes, 2, 2]: pixels by predicted class, by wrong (0) or right (1), and
+            by rejected (0) or kept (1) as a pseudo-label; None without a gate.
+        num_images: how many images were counted.
+    """
+
+    confusion: np.ndarray
+    histograms: Mapping[str, ErrorHistogram]
+    gated: np.ndarray | None
+    num_images: int
+
+    def __add__(self, other: "EvaluationResult") -> "EvaluationResult":
+        """The counts of both sets of images together."""
+        return EvaluationResult(
+            self.confusion + other.confusion,
+            {name: own + other.histograms[name] for name, own in self.histograms.items()},
+            None if self.gated is None or other.gated is None else self.gated + other.gated,
+            self.num_images + other.num_images,
+        )
+
+    def segmentation_figures(self, class_names: Sequence[str]) -> dict[str, float]:
+        """`mean_iou`, `pixel_accuracy`, `mean_class_accuracy` and `iou/NAME` of each class."""
+        each = metrics.iou(self.confusion)
+        return {
+            "mean_iou": metrics.mean_of_defined(each),
+            "pixel_accuracy": metrics.pixel_accuracy(self.confusion),
+            "mean_class_accuracy": metrics.mean_class_accuracy(self.confusion),
+            **{f"iou/{name}": float(v) for name, v in zip(class_names, each, strict=True)},
+        }
+
+    def detection_figures(self) -> dict[str, float]:
+        """`DETECTOR/FIGURE` of every detector, e.g. `eln/auroc`; see `detection.error_figures`."""
+        return {
+            f"{detector}/{name}": value
+            for detector, histogram in self.histograms.items()
+            for name, value in error_figures(histogram).items()
+        }
+
+    def pseudo_label_figures(self) -> dict[str, float]:
+        """`pseudo_label/kept`, the fraction kept, and `pseudo_label/accuracy` of those kept."""
+        if self.gated is None:
+            return {}
+        (_, wrong), (_, right) = self.gated.sum(0).tolist()
+        kept, total = wrong + right, int(self.gated.sum())
+        return {
+            "pseudo_label/kept": kept / total if total else float("nan"),
+            "pseudo_label/accuracy": right / kept if kept else float("nan"),
+        }
+
+    def figures(self, class_names: Sequence[str]) -> dict[str, float]:
+        """All figures by metric key; nan where one is undefined."""
+        return (
+            self.segmentation_figures(class_names)
+            | self.detection_figures()
+            | self.pseudo_label_figures()
+        )
+
+
+def score_image(
+    maps: PixelMaps,
+    label: np.ndarray,
+    num_classes: int,
+    ignore_label: int,
+    gate: Gate | None = None,
+) -> EvaluationResult:
+    """Counts one image.
+
+    Args:
+        maps: its prediction, each [height, width].
+        label: integers [height, width], class ids or `ignore_label`.
+        num_classes: number of classes.
+        ignore_label: the id of void; void pixels enter no count.
+        gate: which pseudo-labels would be kept.
+
+    Raises:
+        UserError: a label is neither a class nor void.
+        ValueError: shapes differ or a score is nan.
+    """
+    confusion = metrics.confusion_matrix(label, maps.prediction, num_classes, ignore_label)
+    inside = np.flatnonzero(label != ignore_label)
+    prediction = maps.prediction.reshape(-1)[inside]
+    right = prediction == label.reshape(-1)[inside]
+    histograms = {
+        name: error_histogram(score.reshape(-1)[inside], prediction, right, num_classes)
+        for name, score in maps.scores().items()
+    }
+    gated = None
+    if gate is not None:
+        kept = gate(maps.max_prob, maps.entropy, maps.margin, maps.p_right).reshape(-1)[inside]
+        cell = (prediction.astype(np.intp) * 2 + right) * 2 + kept
+        gated = np.bincount(cell, minlength=4 * num_classes).reshape(num_classes, 2, 2)
+    return EvaluationResult(confusion, histograms, gated, 1)
+
+
+def evaluate(
+    predictor: Predictor,
+    examples: Iterable[Mapping[str, Any]],
+    num_classes: int,
+    ignore_label: int,
+    gate: Gate | None = None,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> EvaluationResult | None:
+    """Predicts and counts a split, at the images' original size unless the predictor warps.
+
+    Args:
+        predictor: the network with its weights.
+        examples: {"id", "image" uint8 [height, width, 3], "label" uint8 [height, width]}.
+        num_classes: number of classes.
+        ignore_label: the id of void.
+        gate: which pseudo-labels would be kept; None counts none.
+        should_stop: polled after every image; if true the evaluation is given up.
+        progress: called after every image with the number done.
+
+    Returns:
+        The counts of all images, or None if it was asked to stop.
+
+    Raises:
+        UserError: there is no image, a label does not fit its image, or an output is not finite.
+    """
+    result = None
+    for done, (example, maps) in enumerate(predictor.stream(examples), start=1):
+        label = predictor.warp_label(_checked_label(example))
+        _check_finite(maps, example["id"])
+        try:
+            image_result = score_image(maps, label, num_classes, ignore_label, gate)
+        except UserError as error:
+            raise UserError(f"Image {example['id']!r}: {error}") from None
+        result = image_result if result is None else result + image_result
+        progress(done)
+        if should_stop():
+            return None
+    if result is None:
+        raise UserError("There is no image to evaluate: check the validation split of the data.")
+    return result
+
+
+def _checked_label(example: Mapping[str, Any]) -> np.ndarray:
+    image, label = example["image"], example["label"]
+    if label.shape != image.shape[:2]:
+        raise UserError(
+            f"The mask of {example['id']!r} is {label.shape[1]}x{label.shape[0]} pixels but its "
+            f"image is {image.shape[1]}x{image.shape[0]}: give it a mask of the image's size."
+        )
+    return label
+
+
+def _check_finite(maps: PixelMaps, image_id: str) -> None:
+    if not all(np.isfinite(score).all() for score in maps.scores().values()):
+        raise UserError(
+            f"The network's output for {image_id!r} is not finite: the training has diverged; "
+            "start again with a lower optim.learning_rate."
+        )

@@ -1,0 +1,97 @@
+"""The end of a run: `summary.json`, curves, and the table on the screen."""
+
+import json
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from eln_jax.evaluation.curves import read_metrics, write_curves
+from eln_jax.training.assembly import Parts
+from eln_jax.training.bookkeeping import Bookkeeping
+from eln_jax.training.logging import duration
+
+
+def write(books: Bookkeeping, parts: Parts, workdir: Path) -> dict[str, Any]:
+    """Writes `summary.json` and `curves.png`.
+
+    Args:
+        books: of the finished run.
+        parts: of the run.
+        workdir: the run's folder.
+
+    Returns:
+        What `summary.json` holds: the evaluation at the end of each phase, the last and the best
+        one, time, memory and what it ran on.
+    """
+    ends = {row["phase"]: row for row in books.scores}  # the last of each phase
+    summary = {
+        "phases": ends,
+        "last": books.scores[-1],
+        "best": books.best(),
+        "class_names": list(parts.data.train.class_names),
+        "labeled": len(parts.data.partition.labeled),
+        "unlabeled": len(parts.data.partition.unlabeled),
+        "val": len(parts.data.partition.val),
+        "seconds": books.seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "devices": [device.device_kind for device in parts.mesh.devices.flat],
+        "jax": jax.__version__,
+        "python": sys.version.split()[0],
+    }
+    _write_json(workdir / "summary.json", summary)
+    write_curves(workdir / "curves.png", read_metrics(workdir / "metrics.jsonl"))
+    return summary
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held, on the host (Linux counts in KiB)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def class_ious(row: Mapping[str, Any], network: str, class_names: Sequence[str]) -> np.ndarray:
+    """Picks IoU of every class out of an evaluation; nan where a class is not defined."""
+    values = [row[f"{network}/iou/{name}"] for name in class_names]
+    return np.array([np.nan if v is None else v for v in values], np.float64)
+
+
+def headline_table(runs: Mapping[str, dict[str, Any]]) -> Table:
+    """Tabulates the last evaluation of each run: mean IoU, error detection, time.
+
+    Args:
+        runs: title -> summary.
+    """
+    table = Table(box=box.SIMPLE_HEAD, title="On the validation images, %", title_justify="left")
+    for title in ("run", "network", "mean IoU", "AUROC of ELN", "of max. probability", "time"):
+        table.add_column(title, justify="left" if title in ("run", "network") else "right")
+    for title, summary in runs.items():
+        row = summary["last"]
+        networks = [n for n in ("student", "teacher") if f"{n}/mean_iou" in row]
+        for network in networks:
+            judged = network == networks[-1]
+            table.add_row(
+                title,
+                network,
+                _percent(row.get(f"{network}/mean_iou")),
+                _percent(row.get("eln/auroc") if judged else None),
+                _percent(row.get("max_prob/auroc") if judged else None),
+                duration(summary["seconds"]) if judged else "",
+            )
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,118 @@
+"""Evaluation during training: student and teacher on the validation images, and what one sees."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from eln_jax.data.pipeline import read_examples
+from eln_jax.evaluation.inference import Predictor
+from eln_jax.evaluation.panels import draw_panels, make_palette, panel_row
+from eln_jax.evaluation.scoring import evaluate, make_gate
+from eln_jax.method.state import TrainState, student_variables
+from eln_jax.training.assembly import Parts
+from eln_jax.training.interruption import StopRequest
+from eln_jax.training.logging import MetricsLogger, Progress
+from eln_jax.training.sharding import split
+
+
+def validate(
+    parts: Parts,
+    state: TrainState,
+    phase: str,
+    workdir: Path,
+    logger: MetricsLogger,
+    stop: StopRequest,
+    display: Progress,
+) -> dict[str, Any] | None:
+    """Scores the networks that the phase has trained.
+
+    The ELN, once there is one, judges the teacher's predictions, or the student's before there is
+    a teacher: `eln/auroc`, `max_prob/auroc`, `pseudo_label/kept` and their like speak of those.
+
+    Args:
+        parts: of the run.
+        state: to be judged.
+        phase: the phase that the state has reached.
+        workdir: pictures go to its `panels` folder.
+        logger: pictures go to TensorBoard as well.
+        stop: polled; an evaluation that is stopped is given up.
+        display: where progress is shown.
+
+    Returns:
+        Figures by metric key, None if stopped.
+    """
+    config, data = parts.config, parts.data
+    with_eln = phase != "supervised"
+    judged = "teacher" if phase == "semi_supervised" else "student"
+    gate = None
+    if with_eln:
+        gate = make_gate(config.method.gate, config.method.gate_threshold)
+    figures = {}
+    for name in ("student", "teacher") if judged == "teacher" else ("student",):
+        predictor = make_predictor(parts, state, name, with_eln=with_eln and name == judged)
+        result = evaluate(
+            predictor,
+            validation_examples(parts),
+            config.data.num_classes,
+            config.data.ignore_label,
+            gate if name == judged else None,
+            should_stop=lambda: stop.requested,
+            progress=lambda done, name=name: display.status(f"evaluating the {name}: {done}"),
+        )
+        if result is None:
+            return None
+        segmentation = result.segmentation_figures(data.train.class_names)
+        figures |= {f"{name}/{key}": value for key, value in segmentation.items()}
+        if name == judged:
+            figures |= result.detection_figures() | result.pseudo_label_figures()
+    _draw(parts, state, judged, predictor, workdir, logger)
+    return figures
+
+
+def make_predictor(parts: Parts, state: TrainState, name: str, *, with_eln: bool) -> Predictor:
+    """The student or the teacher as evaluation uses it, with the ELN's judgement if asked."""
+    config = parts.config
+    variables = {"network": student_variables(state) if name == "student" else state.teacher}
+    if with_eln:
+        variables["eln"] = {"params": state.params["eln"], "batch_stats": state.batch_stats["eln"]}
+    return Predictor(
+        network=parts.network_with_eln if with_eln else parts.network,
+        variables=variables,
+        batch_size=config.eval.batch_size,
+        fill=parts.padding_colour,
+        warp_size=tuple(config.crop_size) if config.eval.protocol == "warp" else None,
+        sharding=split(parts.mesh),
+    )
+
+
+def validation_examples(parts: Parts, count: int = 0) -> Iterator[dict[str, Any]]:
+    """Reads validation examples at original size: the first `count`, or as the config limits."""
+    count = count or parts.config.eval.max_images or len(parts.data.partition.val)
+    return read_examples(parts.data.val, parts.data.partition.val[:count])
+
+
+def _draw(parts, state, judged, predictor, workdir, logger) -> None:
+    """Draws the first validation images with prediction, error map and kept pseudo-labels."""
+    config = parts.config
+    if not config.log.panel_images:
+        return
+    step = int(state.step)
+    gate = make_gate(config.method.gate, config.method.gate_threshold)
+    palette, rows = make_palette(config.data.num_classes), []
+    for example, maps in predictor.stream(validation_examples(parts, config.log.panel_images)):
+        kept = None
+        if maps.p_right is not None:
+            kept = gate(maps.max_prob, maps.entropy, maps.margin, maps.p_right)
+        label = predictor.warp_label(example["label"])
+        rows.append(
+            panel_row(
+                example["image"], label, maps.prediction, maps.p_right, kept, palette, example["id"]
+            )
+        )
+    picture = draw_panels(rows, palette, parts.data.train.class_names)
+    path = workdir / "panels" / f"{judged}_{step:06d}.png"
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(picture).save(path, optimize=True)
+    logger.images(step, {f"panels/{judged}": picture})
