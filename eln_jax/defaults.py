@@ -68,7 +68,7 @@ def _data() -> ConfigDict:
     # Which training images count as labelled. A file with an id a line, or the stem of a pair of
     # files as "partitions/8_labeled_0"; empty: drawn by seed, as many as the next fields say.
     data.partition = ""
-    data.labeled_fraction = 0.125  # of the training images, if no partition is given (paper: 1/8)
+    data.labeled_fraction = 0.125  # of the training images with a mask, without a partition (1/8)
     data.labeled_count = 0  # number of labelled images instead of a fraction; 0: the fraction
     data.partition_seed = 0  # of the draw
     # Geometry of the training crop: "scale_crop" | "crop" | "warp" (official VOC: warp to the crop

@@ -3,23 +3,17 @@
 import collections
 import dataclasses
 import hashlib
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
 from eln_jax.data.sources import Source
+from eln_jax.data.stream import Batch, HostRecords, Stream
 from eln_jax.data.transforms import Augmentation, augment
 from eln_jax.errors import UserError
-
-Batch = dict[str, np.ndarray]
 
 # Goes up when the same settings would give other batches, so that no run resumes across it.
 _FORMAT = 1
@@ -84,9 +78,9 @@ def train_stream(
         .random_map(load, seed=view_seed)
     )
     if shard_count > 1:
-        records = _HostRecords(records, batch_size, shard_index, shard_count)
+        records = HostRecords(records, batch_size, shard_index, shard_count)
     batches = records.batch(batch_size // shard_count, drop_remainder=True)
-    return _Stream(batches, num_workers, num_threads)
+    return Stream(batches, num_workers, num_threads)
 
 
 def fingerprint(
@@ -116,6 +110,7 @@ def fingerprint(
     names = "\n".join(source.ids[index] for index in indices)
     return {
         "format": _FORMAT,
+        "source": source.describe(),
         "images": len(indices),
         "ids_sha256": hashlib.sha256(names.encode()).hexdigest(),
         "batch_size": batch_size,
@@ -149,117 +144,6 @@ class _LoadView:
         if view.label is None:
             return {"image": view.image, "inside": view.inside}
         return {"image": view.image, "label": view.label}
-
-
-class _HostRecords(grain.MapDataset):
-    """Keeps one host's consecutive share of every global batch."""
-
-    def __init__(
-        self, parent: grain.MapDataset, batch_size: int, shard_index: int, shard_count: int
-    ):
-        super().__init__(parent)
-        self._batch_size = batch_size
-        self._share = batch_size // shard_count
-        self._start = shard_index * self._share
-
-    def __len__(self) -> int:
-        return len(self._parent) // self._batch_size * self._share
-
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return self.slice(index)
-        batch, place = divmod(index, self._share)
-        return self._parent[batch * self._batch_size + self._start + place]
-
-
-class _Stream(grain.IterDataset):
-    """Batches by index as a stream, made ahead by threads or by worker processes."""
-
-    def __init__(self, batches: grain.MapDataset, num_workers: int, num_threads: int):
-        super().__init__()
-        self._batches = batches
-        self._num_workers = num_workers
-        self._num_threads = num_threads
-
-    def __iter__(self) -> "_StreamIterator":
-        return _StreamIterator(self)
-
-    def starting_at(self, batch: int) -> grain.DatasetIterator:
-        """Starts to make batches from a given one on."""
-        if self._num_workers and not flags.FLAGS.is_parsed():
-            # grain reads absl flags when it starts a worker, whether or not there is a command
-            # line to parse.
-            flags.FLAGS.mark_as_parsed()
-        # The buffers count batches, so they bound the memory: a batch a thread, and two a worker.
-        options = grain.ReadOptions(
-            num_threads=self._num_threads, prefetch_buffer_size=self._num_threads
-        )
-        stream = self._batches.slice(slice(batch, None)).to_iter_dataset(options)
-        workers = grain.MultiprocessingOptions(
-            num_workers=self._num_workers, per_worker_buffer_size=2
-        )
-        return iter(stream.mp_prefetch(workers, worker_init_fn=_live_with_parent))
-
-
-class _StreamIterator(grain.DatasetIterator):
-    """Iterates over a stream; its state is the number of batches given.
-
-    Grain's own state of several workers fits only as many workers again, and is taken silently in
-    the wrong order where it does not fit.
-    """
-
-    def __init__(self, stream: _Stream):
-        super().__init__()
-        self._stream = stream
-        self._next_batch = 0
-        self._running: grain.DatasetIterator | None = None
-
-    def __next__(self) -> Batch:
-        self._assert_not_closed()
-        self.start_prefetch()
-        assert self._running is not None
-        batch = next(self._running)
-        self._next_batch += 1
-        # Workers hand over shared memory that lives and dies with grain's own array type, noisily
-        # where one outlasts the iterator: what leaves here is plain.
-        return {name: np.array(value) for name, value in batch.items()}
-
-    def get_state(self) -> dict[str, int]:
-        return {"next_batch": self._next_batch}
-
-    def set_state(self, state: Mapping[str, int]) -> None:
-        self._stop()
-        self._next_batch = int(state["next_batch"])
-
-    def start_prefetch(self) -> None:
-        if self._running is None:
-            self._running = self._stream.starting_at(self._next_batch)
-            self._running.start_prefetch()
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._stop()
-
-    def _stop(self) -> None:
-        if self._running is not None:
-            self._running.close()
-            self._running = None
-
-
-def _live_with_parent(worker_index: int, worker_count: int) -> None:
-    """Prepares a worker: ends with its parent however that ends, and leaves Ctrl-C to it."""
-    del worker_index, worker_count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end() -> None:
-        # Waits on a pipe that the system closes when the parent dies, even by kill -9.
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end, daemon=True, name="live-with-parent").start()
 
 
 def read_examples(

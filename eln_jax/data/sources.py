@@ -4,7 +4,7 @@ import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,6 +45,10 @@ class Source(Protocol):
 
     def has_label(self, index: int) -> bool:
         """Tells whether there is a label to read, without opening it."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what beside the ids decides what is read, as plain values for JSON."""
         ...
 
 
@@ -112,14 +116,20 @@ class FolderSource:
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.class_names = check_classes(num_classes, class_names, ignore_label)
-        self.root = Path(root)
-        image_folder = _existing_folder(self.root, images, split)
-        mask_folder = self.root / masks / (split or "")
+        image_folder = _existing_folder(Path(root), images, split)
+        mask_folder = Path(root) / masks / (split or "")
         self._image_paths = _image_files(image_folder)
         self.ids = list(self._image_paths)
         masks_by_id = _files_by_id(mask_folder, (".png",), "masks")
         self._mask_paths = {key: masks_by_id[key] for key in self.ids if key in masks_by_id}
         self._ids_to_labels, self._valid = _label_tables(num_classes, ignore_label, void_labels)
+        self._description = {
+            "kind": "folder",
+            "folders": [images, masks, split or ""],
+            "num_classes": num_classes,
+            "ignore_label": ignore_label,
+            "void_labels": sorted(void_labels),
+        }
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -128,6 +138,10 @@ class FolderSource:
     def has_label(self, index: int) -> bool:
         """Tells whether the image has a mask, without opening it."""
         return self.ids[index] in self._mask_paths
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the settings as plain values, without the root: a data set may move."""
+        return dict(self._description)
 
     def image_path(self, index: int) -> Path:
         """Returns the path of an image."""
@@ -171,10 +185,10 @@ class FolderSource:
         stored, turned = decode_mask(path)
         size, orientation = image_geometry(self.image_path(index))
         stored = match_orientation(stored, size, orientation, turned, str(path))
-        valid = self._valid[stored]
+        valid = self._valid.take(stored)
         if not valid.all():
             self._refuse(stored, valid, path)
-        return self._ids_to_labels[stored]
+        return self._ids_to_labels.take(stored)
 
     def _refuse(self, stored: np.ndarray, valid: np.ndarray, path: Path) -> None:
         row, column = np.argwhere(~valid)[0]

@@ -8,7 +8,7 @@ void, as in PASCAL VOC.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -74,10 +74,7 @@ class SyntheticSource:
                 f"{len(CLASS_NAMES)} classes."
             )
         if length < 1 or min(size) < 16:
-            raise UserError(
-                f"{length} synthetic scenes of {size[0]}x{size[1]} pixels: ask for at least one "
-                "scene of at least 16x16."
-            )
+            raise UserError("ask for at least one synthetic scene of at least 16x16 pixels.")
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         names = class_names or CLASS_NAMES[:num_classes]
@@ -95,6 +92,16 @@ class SyntheticSource:
         """Returns True: every scene knows its label."""
         del index
         return True
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the settings that make the scenes, as plain values."""
+        return {
+            "kind": "synthetic",
+            "size": list(self._size),
+            "num_classes": self.num_classes,
+            "seed": self._seed,
+            "ignore_label": self.ignore_label,
+        }
 
     def read_image(self, index: int) -> np.ndarray:
         """Draws a scene.
@@ -116,7 +123,6 @@ class SyntheticSource:
         return _label(self._size, things, self.ignore_label)
 
     def _rng(self, index: int) -> np.random.Generator:
-        # Indexing ids refuses an index beyond the end as a list does.
         number = int(self.ids[index].rpartition("_")[2])
         return np.random.default_rng([self._seed, number])
 

@@ -56,25 +56,24 @@ def scale_crop(
         (max(start, 0), min(start + extent, whole))
         for start, extent, whole in zip(offset, crop_size, scaled_size, strict=True)
     )
-    view = _blank(crop_size, label is not None, ignore_label)
+    canvas = Image.new("RGB", (crop_size[1], crop_size[0]), MEAN_COLOR)
+    cut = None if label is None else np.full(crop_size, ignore_label, np.uint8)
+    inside = np.zeros(crop_size, bool)
     if bottom <= top or right <= left:
-        return view
-    rows, columns = (
-        slice(top - offset[0], bottom - offset[0]),
-        slice(left - offset[1], right - offset[1]),
-    )
+        return View(np.asarray(canvas), cut, inside)
+    rows = slice(top - offset[0], bottom - offset[0])
+    columns = slice(left - offset[1], right - offset[1])
+    inside[rows, columns] = True
     y, x = image.shape[0] / scaled_size[0], image.shape[1] / scaled_size[1]
     box = (left * x, top * y, right * x, bottom * y)
-    part = Image.fromarray(image).resize(
-        (right - left, bottom - top), Image.Resampling.BILINEAR, box=box
-    )
-    view.image[rows, columns] = np.asarray(part)
-    if label is not None and view.label is not None:
+    size = (right - left, bottom - top)
+    part = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box=box)
+    canvas.paste(part, (columns.start, rows.start))
+    if label is not None and cut is not None:
         nearest_rows = _nearest(top, bottom, label.shape[0], scaled_size[0])
         nearest_columns = _nearest(left, right, label.shape[1], scaled_size[1])
-        view.label[rows, columns] = label.take(nearest_rows, 0).take(nearest_columns, 1)
-    view.inside[rows, columns] = True
-    return view
+        cut[rows, columns] = label.take(nearest_rows, 0).take(nearest_columns, 1)
+    return View(np.asarray(canvas), cut, inside)
 
 
 def _nearest(start: int, stop: int, extent: int, scaled_extent: int) -> np.ndarray:
@@ -82,13 +81,6 @@ def _nearest(start: int, stop: int, extent: int, scaled_extent: int) -> np.ndarr
     # Pillow's own nearest neighbour adds up rounding errors, so a pixel's label would hang on
     # where the window starts.
     return (2 * np.arange(start, stop) + 1) * extent // (2 * scaled_extent)
-
-
-def _blank(crop_size: tuple[int, int], with_label: bool, ignore_label: int) -> View:
-    image = np.empty((*crop_size, 3), np.uint8)
-    image[:] = MEAN_COLOR
-    label = np.full(crop_size, ignore_label, np.uint8) if with_label else None
-    return View(image, label, np.zeros(crop_size, bool))
 
 
 def random_scale_crop(
@@ -191,9 +183,11 @@ def warp(image: np.ndarray, label: np.ndarray | None, *, crop_size: tuple[int, i
 
 
 def horizontal_flip(view: View) -> View:
-    """Mirrors left and right. The arrays returned are views of those given."""
+    """Mirrors left and right."""
+    # Pillow turns whole pixels over; NumPy copies a reversed view byte by byte, slowly.
+    image = Image.fromarray(view.image).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     label = None if view.label is None else view.label[:, ::-1]
-    return View(view.image[:, ::-1], label, view.inside[:, ::-1])
+    return View(np.asarray(image), label, view.inside[:, ::-1])
 
 
 def random_flip(view: View, rng: np.random.Generator, *, probability: float = 0.5) -> View:

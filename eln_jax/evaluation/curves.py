@@ -48,18 +48,24 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            row["step"], row["phase"], row["split"]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            if number == len(lines):
-                break
+        row = _parsed(line)
+        if row is not None:
+            rows.append(row)
+        elif number < len(lines):
             raise UserError(
                 f"Line {number} of {path} is not a row of metrics: move the file away or give "
                 "another workdir."
-            ) from None
-        rows.append(row)
+            )
     return rows
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    is_row = isinstance(row, dict) and row.keys() >= {"step", "phase", "split"}
+    return row if is_row else None
 
 
 def write_curves(path: Path, rows: Sequence[Row]) -> None:
@@ -155,7 +161,7 @@ def _log_scale_if_wide(axes: Axes, values: np.ndarray) -> None:
     if values.min() > 0 and values.max() / values.min() > 20:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
 
 

@@ -121,7 +121,7 @@ class _Job:
     example: Mapping[str, Any]
     padded: np.ndarray
     size: tuple[int, int]
-    batch: PixelMaps | None = None  # of the whole batch, maybe still being computed
+    batch: Any = None  # PixelMaps of the whole batch, maybe still being computed
     row: int = 0
 
     def fetch(self) -> PixelMaps:
@@ -198,8 +198,7 @@ class Predictor:
     def _prepare(self, example: Mapping[str, Any]) -> _Job:
         image = example["image"]
         if self.warp_size is not None:
-            image = _warp(image, self.warp_size, Image.Resampling.BILINEAR)
-            return _Job(example, image, self.warp_size)
+            return _Job(example, self.warp_image(image), self.warp_size)
         height, width = image.shape[:2]
         rows, columns = (
             -(-side // self.pad_multiple) * self.pad_multiple for side in image.shape[:2]
@@ -219,6 +218,12 @@ class Predictor:
         for row, job in enumerate(jobs):
             job.batch, job.row = maps, row
         return maps
+
+    def warp_image(self, image: np.ndarray) -> np.ndarray:
+        """Warps an image as the network sees it; unchanged without `warp_size`."""
+        if self.warp_size is None:
+            return image
+        return _warp(image, self.warp_size, Image.Resampling.BILINEAR)
 
     def warp_label(self, label: np.ndarray) -> np.ndarray:
         """Warps a label map [height, width] as the images are; unchanged without `warp_size`."""

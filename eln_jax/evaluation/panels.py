@@ -95,7 +95,7 @@ def panel_row(
     pictures["prediction"] = colors
     if label is not None:
         wrong = _heat((label != prediction).astype(np.float32))
-        pictures["wrong"] = np.where(void[..., None], np.uint8(VOID_COLOR), wrong)
+        pictures["wrong"] = np.where(void[..., None], np.array(VOID_COLOR, np.uint8), wrong)
     if p_right is not None:
         pictures["p_wrong"] = _heat(1.0 - p_right)
     if kept is not None:
@@ -106,7 +106,9 @@ def panel_row(
 
 def _colors(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
     known = (ids >= 0) & (ids < len(palette))
-    return np.where(known[..., None], palette[np.where(known, ids, 0)], np.uint8(VOID_COLOR))
+    return np.where(
+        known[..., None], palette[np.where(known, ids, 0)], np.array(VOID_COLOR, np.uint8)
+    )
 
 
 @cache

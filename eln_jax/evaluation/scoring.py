@@ -11,6 +11,7 @@ from eln_jax.evaluation import metrics
 from eln_jax.evaluation.detection import ErrorHistogram, error_figures, error_histogram
 from eln_jax.evaluation.inference import PixelMaps, Predictor
 
+# (max_prob, entropy, margin, p_right) -> kept
 Gate = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 # Which score each gate of `eln_jax.method.gates` compares with its threshold.
@@ -30,12 +31,13 @@ def make_gate(name: str, threshold: float) -> Gate:
     Raises:
         KeyError: there is no such gate.
     """
-    if name == "none":
-        return lambda max_prob, entropy, margin, p_right: np.ones(max_prob.shape, bool)
-    score = _GATE_SCORES[name]
+    score = None if name == "none" else _GATE_SCORES[name]
 
     def gate(max_prob, entropy, margin, p_right):
-        return PixelMaps(max_prob, max_prob, entropy, margin, p_right).scores()[score] > threshold
+        if score is None:
+            return np.ones(max_prob.shape, bool)
+        scores = PixelMaps(None, max_prob, entropy, margin, p_right).scores()
+        return scores[score] > threshold
 
     return gate
 
@@ -147,8 +149,8 @@ def evaluate(
     ignore_label: int,
     gate: Gate | None = None,
     *,
-    should_stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[int], None] = lambda done: None,
+    should_stop: Callable[[], bool] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> EvaluationResult | None:
     """Predicts and counts a split, at the images' original size unless the predictor warps.
 
@@ -176,8 +178,9 @@ def evaluate(
         except UserError as error:
             raise UserError(f"Image {example['id']!r}: {error}") from None
         result = image_result if result is None else result + image_result
-        progress(done)
-        if should_stop():
+        if progress is not None:
+            progress(done)
+        if should_stop is not None and should_stop():
             return None
     if result is None:
         raise UserError("There is no image to evaluate: check the validation split of the data.")

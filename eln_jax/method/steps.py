@@ -35,6 +35,8 @@ class MethodSettings:
     ignore_label: int
     input_mean: tuple[float, ...]
     input_std: tuple[float, ...]
+    eln_input_mean: tuple[float, ...]
+    eln_input_std: tuple[float, ...]
     class_weights: tuple[float, ...] | None
     supervised_weight: float
     aux_weight: float
@@ -93,7 +95,8 @@ def supervised_step(
     key = jax.random.fold_in(key, old.step)
 
     def loss_fn(params):
-        student = _student_forward(params, old, [_labeled_image(batch, args)], key, args)
+        image = _for_student(views.to_unit(batch["labeled"]["image"]), args)
+        student = _student_forward(params, old, [image], key, args)
         loss = _supervised_loss(student.logits, batch["labeled"]["label"], args)
         total = args.settings.supervised_weight * loss
         return total, ({"supervised_loss": loss}, {"student": student.batch_stats})
@@ -109,9 +112,9 @@ def eln_step(
     key = jax.random.fold_in(key, old.step)
 
     def loss_fn(params):
-        image = _labeled_image(batch, args)
+        image = _for_student(views.to_unit(batch["labeled"]["image"]), args)
         student = _student_forward(params, old, [image], key, args)
-        return _labeled_terms(params, old, student, image, batch, key, args)
+        return _labeled_terms(params, old, student, batch, key, args)
 
     return _update(old, old.params, loss_fn, args)
 
@@ -139,21 +142,16 @@ def semi_supervised_step(
     def mix(x):
         return views.paste_boxes(x, boxes) if args.views.cutmix_probability > 0 else x
 
-    def normalize(image):
-        return views.normalize(image, settings.input_mean, settings.input_std)
-
-    weak = normalize(unit)
-    strong = normalize(mix(views.strong_view(view_key, unit, args.views)))
+    weak = _for_student(unit, args)
+    strong = _for_student(mix(views.strong_view(view_key, unit, args.views)), args)
     teacher, teacher_stats = _teacher_forward(old, weak, args)
 
     def loss_fn(params):
-        image = _labeled_image(batch, args)
+        image = _for_student(views.to_unit(batch["labeled"]["image"]), args)
         student = _student_forward(params, old, [image, weak, strong], key, args)
-        total, (metrics, batch_stats) = _labeled_terms(
-            params, old, student, image, batch, key, args
-        )
+        total, (metrics, batch_stats) = _labeled_terms(params, old, student, batch, key, args)
         eln_logits, batch_stats["eln"] = _eln_judgement(
-            params, batch_stats["eln"], weak, teacher.logits, args
+            params, batch_stats["eln"], _for_eln(unit, args), teacher.logits, args
         )
         label, valid_mask = gates.pseudo_labels(
             teacher.logits, eln_logits, gate=settings.gate, threshold=settings.gate_threshold
@@ -234,9 +232,14 @@ def _student_forward(params, old, images, key, args) -> _StudentPass:
     )
 
 
-def _labeled_image(batch, args) -> jax.Array:
-    unit = views.to_unit(batch["labeled"]["image"])
+def _for_student(unit, args) -> jax.Array:
+    """Normalises images in [0, 1] as the student's encoder expects them."""
     return views.normalize(unit, args.settings.input_mean, args.settings.input_std)
+
+
+def _for_eln(unit, args) -> jax.Array:
+    """Normalises images in [0, 1] as the ELN's encoder expects them."""
+    return views.normalize(unit, args.settings.eln_input_mean, args.settings.eln_input_std)
 
 
 def _supervised_loss(logits, label, args) -> jax.Array:
@@ -251,7 +254,7 @@ def _supervised_loss(logits, label, args) -> jax.Array:
     )
 
 
-def _labeled_terms(params, old, student, image, batch, key, args):
+def _labeled_terms(params, old, student, batch, key, args):
     """Supervised, auxiliary and ELN losses on the labelled images (phases 2 and 3)."""
     settings, label = args.settings, batch["labeled"]["label"]
     logits = student.split(student.logits)[0]
@@ -280,7 +283,7 @@ def _labeled_terms(params, old, student, image, batch, key, args):
         learning[name] = losses.below_ceiling_only(aux, supervised, ceiling)
 
     eln_losses, eln_stats, error_shares = _eln_terms(
-        params, old, [*predictions, logits], image, label, key, args
+        params, old, [*predictions, logits], batch, key, args
     )
     names = [*_aux_names(settings), "main"]
     total = total + settings.aux_weight * sum(learning.values())
@@ -306,9 +309,10 @@ def _aux_names(settings) -> list[str]:
     return [str(i) for i in range(len(settings.loss_ceilings))]
 
 
-def _eln_terms(params, old, predictions, image, label, key, args):
+def _eln_terms(params, old, predictions, batch, key, args):
     """The ELN's loss on every prediction, in one batched pass with statistics of their own."""
-    settings = args.settings
+    settings, label = args.settings, batch["labeled"]["label"]
+    image = _for_eln(views.to_unit(batch["labeled"]["image"]), args)
     size, count = label.shape[1:], len(predictions)
     logits = jax.lax.stop_gradient(jnp.concatenate(predictions))
     eln_logits, updates = args.networks.eln.apply(
@@ -349,11 +353,11 @@ def _teacher_forward(old, weak, args):
     return prediction, updates["batch_stats"]
 
 
-def _eln_judgement(params, batch_stats, weak, logits, args):
+def _eln_judgement(params, batch_stats, image, logits, args):
     """The ELN's logits of "right" on the teacher's prediction, and its batch statistics."""
     eln_logits, updates = args.networks.eln.apply(
         {"params": jax.lax.stop_gradient(params["eln"]), "batch_stats": batch_stats},
-        weak,
+        image,
         logits,
         train=args.settings.pseudo_label_batch_stats,
         mutable=["batch_stats"],

@@ -10,6 +10,7 @@ from flax import linen as nn
 from eln_jax.models.layers import (
     BatchNorm,
     Conv,
+    Dropout,
     Features,
     Groups,
     fan_in_normal,
@@ -66,7 +67,7 @@ class Aspp(nn.Module):
         pooled = nn.relu(conv(name="pool_conv")(pooled))
         branches.append(jnp.broadcast_to(pooled, branches[0].shape))
         x = norm_relu(conv(name="project_conv")(jnp.concatenate(branches, -1)), "project_bn")
-        return nn.Dropout(self.dropout_rate, deterministic=not dropout)(x)
+        return Dropout(self.dropout_rate)(x, active=dropout)
 
 
 class Fusion(nn.Module):
@@ -107,7 +108,7 @@ class Fusion(nn.Module):
         x = jnp.concatenate([resize_bilinear(x, low.shape[1:3]), low], -1)
         for i, rate in enumerate(self.dropout_rates, start=1):
             x = norm_relu(conv(self.width, 3, name=f"conv{i}")(x), f"bn{i}")
-            x = nn.Dropout(rate, deterministic=not dropout)(x)
+            x = Dropout(rate)(x, active=dropout)
         return conv(self.width, use_bias=True, name="conv3")(x)
 
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eln_jax.models.layers import BatchNorm, Conv, Features, Groups, fan_out_normal, max_pool
+from eln_jax.models.convolution import max_pool
+from eln_jax.models.layers import BatchNorm, Conv, Features, Groups, fan_out_normal
 
 MULTI_GRID = (1, 2, 4)  # dilation of the last stage's blocks, relative to the stage's
 _STAGES = {  # output stride -> stride and dilation of the four stages

@@ -134,20 +134,17 @@ def build(config: Any, mesh: Mesh | None = None) -> Parts:
 
 def _evaluation_networks(networks: Networks, settings: steps.MethodSettings) -> dict[str, Any]:
     """Student or teacher, alone and with the ELN, on uint8 images and without dropout."""
-    mean, std = settings.input_mean, settings.input_std
-
-    def forward(variables, image):
-        image = normalize(to_unit(image), mean, std)
-        return image, networks.student.apply(variables["network"], image).logits
 
     def network(variables, image):
-        return forward(variables, image)[1], None
+        image = normalize(to_unit(image), settings.input_mean, settings.input_std)
+        return networks.student.apply(variables["network"], image).logits, None
 
     def network_with_eln(variables, image):
-        image, logits = forward(variables, image)
+        logits, _ = network(variables, image)
+        image = normalize(to_unit(image), settings.eln_input_mean, settings.eln_input_std)
         return logits, networks.eln.apply(variables["eln"], image, logits)
 
-    red, green, blue = (round(255 * m) for m in mean)
+    red, green, blue = (round(255 * m) for m in settings.input_mean)
     return {
         "network": network,
         "network_with_eln": network_with_eln,
@@ -204,7 +201,8 @@ def _sources(data: Any) -> tuple[Source, Source]:
             seed=data.synthetic.seed,
         )
         sizes = data.synthetic
-        return make(sizes.train_size), make(sizes.val_size, start=sizes.train_size)
+        # Far from the training scenes, so that their number does not change the validation.
+        return make(sizes.train_size), make(sizes.val_size, start=1_000_000)
     folder = partial(
         FolderSource,
         data.root,
@@ -329,7 +327,11 @@ def _state_and_step_arguments(config, data, networks):
 
 
 def _method_settings(config: Any, data: Data) -> steps.MethodSettings:
-    mean, std = input_statistics(config.model.encoder)
+    statistics = [
+        tuple(float(value) for value in values)
+        for encoder in (config.model.encoder, config.model.eln_encoder)
+        for values in input_statistics(encoder)
+    ]
     weights = None
     if config.method.class_balance == "sqrt":
         share = pipeline.class_frequencies(data.train, data.partition.labeled)
@@ -339,8 +341,10 @@ def _method_settings(config: Any, data: Data) -> steps.MethodSettings:
     return steps.MethodSettings(
         num_classes=config.data.num_classes,
         ignore_label=config.data.ignore_label,
-        input_mean=tuple(float(m) for m in mean),
-        input_std=tuple(float(s) for s in std),
+        input_mean=statistics[0],
+        input_std=statistics[1],
+        eln_input_mean=statistics[2],
+        eln_input_std=statistics[3],
         class_weights=weights,
         **{name: value for name, value in block.items() if name not in handled},
     )

@@ -62,8 +62,11 @@ class Bookkeeping:
 
 
 def score(figures: dict[str, Any]) -> float:
-    """The figure by which checkpoints are compared: the teacher's mean IoU where there is one."""
-    return figures.get("teacher/mean_iou", figures["student/mean_iou"])
+    """The figure by which checkpoints are compared: the teacher's mean IoU where there is one.
+
+    An undefined one (every validation pixel is void) counts as 0.
+    """
+    return figures.get("teacher/mean_iou", figures["student/mean_iou"]) or 0.0
 
 
 class Stopwatch:

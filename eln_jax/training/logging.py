@@ -205,7 +205,7 @@ class Progress:
 
     def _figures_text(self) -> str:
         parts = [
-            f"{name.removesuffix('_loss').replace('_', ' ')} {value:.3g}"
+            f"{_loss_name(name)} {value:.3g}"
             for name, value in self._figures.items()
             if name.endswith("loss")
         ]
@@ -222,7 +222,7 @@ class Progress:
         seconds = (self._clock() - self._first[1]) / (self._step - self._first[0])
         phase = f"phase ends in {duration(seconds * (self._end - self._step))}"
         if self._end < self._total:
-            # A step costs several times as much in a later phase: no guess is better than a bad one.
+            # A step of a later phase costs several times as much: better no guess than a bad one.
             return [phase, "run: not known before the last phase"]
         return [phase, f"run ends in {duration(seconds * (self._total - self._step))}"]
 
@@ -236,6 +236,10 @@ class Progress:
         self._bars.update(run, completed=step, total=self._total, eta=run_eta)
         if self._live is not None:
             self._live.update(Group(self._bars, self._text))
+
+
+def _loss_name(key: str) -> str:
+    return "total" if key == "loss" else key.removesuffix("_loss").replace("_", " ")
 
 
 def duration(seconds: float) -> str:

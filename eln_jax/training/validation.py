@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from eln_jax.data.pipeline import read_examples
@@ -41,7 +42,7 @@ def validate(
         display: where progress is shown.
 
     Returns:
-        Figures by metric key, None if stopped.
+        Figures by metric key, None where one is undefined; None for all if stopped.
     """
     config, data = parts.config, parts.data
     with_eln = phase != "supervised"
@@ -68,7 +69,7 @@ def validate(
         if name == judged:
             figures |= result.detection_figures() | result.pseudo_label_figures()
     _draw(parts, state, judged, predictor, workdir, logger)
-    return figures
+    return {k: None if np.isnan(v) else v for k, v in figures.items()}
 
 
 def make_predictor(parts: Parts, state: TrainState, name: str, *, with_eln: bool) -> Predictor:
@@ -105,11 +106,10 @@ def _draw(parts, state, judged, predictor, workdir, logger) -> None:
         kept = None
         if maps.p_right is not None:
             kept = gate(maps.max_prob, maps.entropy, maps.margin, maps.p_right)
+        image = predictor.warp_image(example["image"])
         label = predictor.warp_label(example["label"])
         rows.append(
-            panel_row(
-                example["image"], label, maps.prediction, maps.p_right, kept, palette, example["id"]
-            )
+            panel_row(image, label, maps.prediction, maps.p_right, kept, palette, example["id"])
         )
     picture = draw_panels(rows, palette, parts.data.train.class_names)
     path = workdir / "panels" / f"{judged}_{step:06d}.png"

@@ -242,6 +242,18 @@ def test_nothing_to_train_on_and_uneven_shares_are_refused():
         train_stream(scenes(), range(7), **SETTINGS | {"batch_size": 0})
 
 
+def test_the_fingerprint_outlives_a_move_but_no_other_labels(folder):
+    def of(root, **settings):
+        source = FolderSource(root, num_classes=3, **settings)
+        return fingerprint(source, range(3), **SETTINGS)
+
+    base = of(folder)
+    assert json.loads(json.dumps(base)) == base
+    assert of(folder, void_labels=(7,)) != base
+    moved = folder.rename(folder.with_name("moved"))
+    assert of(moved) == base
+
+
 def test_the_fingerprint_is_plain_and_tells_settings_apart():
     base = fingerprint(scenes(), range(7), **SETTINGS)
     assert json.loads(json.dumps(base)) == base
@@ -257,6 +269,7 @@ def test_the_fingerprint_is_plain_and_tells_settings_apart():
     )
     prints = [fingerprint(scenes(), range(7), **SETTINGS | change) for change in changes]
     prints.append(fingerprint(scenes(), range(6), **SETTINGS))
+    prints.append(fingerprint(SyntheticSource(7, (32, 32), seed=1), range(7), **SETTINGS))
     prints.append(fingerprint(scenes(), [1, 0, 2, 3, 4, 5, 6], **SETTINGS))
     assert len({json.dumps(one) for one in (base, *prints)}) == len(prints) + 1
 

@@ -69,7 +69,7 @@ def test_maps_equal_an_independent_computation_at_original_size(size):
     assert (maps.prediction == label).mean() > 0.999  # a tie may fall either way
     for found, expected in zip(maps[1:], values, strict=True):
         assert found.dtype == np.float32
-        assert 0.0 <= found.min()
+        assert found.min() >= 0.0
         assert found.max() <= 1.0
         np.testing.assert_allclose(found, expected, atol=2e-5)
 
@@ -185,7 +185,10 @@ def test_warp_protocol_scales_image_and_label_alike():
     assert (warped[3:, :18] == 0).all()
     assert (warped[3:, 18:] == 1).all()
     np.testing.assert_array_equal(maps.prediction[:, :12], maps.prediction[0, 0])
-    assert Predictor(network, WEIGHT).warp_label(label) is label
+    assert predictor.warp_image(image).shape == (44, 36, 3)
+    plain = Predictor(network, WEIGHT)
+    assert plain.warp_label(label) is label
+    assert plain.warp_image(image) is image
 
 
 def test_a_batch_split_over_devices_gives_the_same():

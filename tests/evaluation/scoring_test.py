@@ -77,8 +77,8 @@ def test_gates_agree_with_those_of_the_method(name, threshold):
     logits = jnp.asarray(2 * rng.normal(size=(1, 8, 8, 4)), jnp.float32)
     eln_logits = jnp.asarray(rng.normal(size=(1, 8, 8)), jnp.float32)
     # 8x8 images that the network answers at full size, padded to 8: no resizing, no cut.
-    maps = Predictor(lambda variables, image: variables, (logits, eln_logits), pad_multiple=8)
-    maps = maps.predict(np.zeros((8, 8, 3), np.uint8))
+    predictor = Predictor(lambda outputs, _: outputs, (logits, eln_logits), pad_multiple=8)
+    maps = predictor.predict(np.zeros((8, 8, 3), np.uint8))
     kept = scoring.make_gate(name, threshold)(*maps[1:])
     expected = np.asarray(GATES[name](logits, eln_logits, threshold))[0]
     np.testing.assert_array_equal(kept, expected)

@@ -50,6 +50,8 @@ def golden_step():
         ignore_label=255,
         input_mean=(0.0,) * 3,
         input_std=(1.0,) * 3,
+        eln_input_mean=(0.0,) * 3,
+        eln_input_std=(1.0,) * 3,
         class_weights=None,
         **{name: value for name, value in config.method.items() if name not in handled},
     )
