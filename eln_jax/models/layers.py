@@ -9,8 +9,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from eln_jax.models import cpu_forms
 from eln_jax.models.convolution import convolve
-from eln_jax.models.cpu_forms import interpolate, use_cpu_form
 
 Groups = tuple[int, ...] | None
 Initializer = Callable[..., jax.Array]
@@ -214,8 +214,8 @@ def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """
     if x.shape[1:3] == tuple(size):
         return x
-    if use_cpu_form(x) and all(isinstance(length, int) for length in size):
-        return interpolate(x, x.shape[1:3], tuple(size))
+    if cpu_forms.use_cpu_form(x) and all(isinstance(length, int) for length in size):
+        return cpu_forms.interpolate(x, x.shape[1:3], tuple(size))
     rows, columns = (
         _interpolation_matrix(source, target).astype(x.dtype)
         for source, target in zip(x.shape[1:3], size, strict=True)

@@ -1,5 +1,6 @@
 """Wires the networks together: encoder and decoder, auxiliary decoders, ELN."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -149,20 +150,16 @@ def init_networks(
     """
     student_key, eln_key, aux_key = jax.random.split(key, 3)
     image = jnp.zeros((1, *crop_size, 3))
-
-    def init(module, key, *inputs):
-        return jax.jit(module.init)(key, *inputs)
-
-    student = init(networks.student, student_key, image)
-    features, prediction = jax.eval_shape(
-        lambda v, x: networks.student.apply(v, x, method="features_and_prediction"), student, image
-    )
-    blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (features, prediction.logits))
+    student = jax.jit(networks.student.init)(student_key, image)
+    apply = partial(networks.student.apply, method="features_and_prediction")
+    outputs = jax.eval_shape(apply, student, image)
+    features, prediction = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), outputs)
+    init_aux_decoder = jax.jit(networks.aux_decoder.init)
     aux_decoders = {
-        str(i): init(networks.aux_decoder, jax.random.fold_in(aux_key, i), blank[0])
+        str(i): init_aux_decoder(jax.random.fold_in(aux_key, i), features)
         for i in range(num_aux_decoders)
     }
-    eln = init(networks.eln, eln_key, image, blank[1])
+    eln = jax.jit(networks.eln.init)(eln_key, image, prediction.logits)
     return {
         kind: {
             "student": student[kind],

@@ -68,7 +68,7 @@ class Window:
         return x.reshape(x.shape[0], rows[0], s, rows[1], s, x.shape[-1])
 
     def view(self, split: jax.Array, tap: tuple[int, int]) -> jax.Array:
-        """Returns what a tap sees at every place of the window: [batch, rows, columns, channels]."""
+        """Returns what a tap sees at the window's places: [batch, rows, columns, channels]."""
         (i, j), (p, q) = self.phase(tap)
         rows, columns = self.output_size
         return split[:, i : i + rows, p, j : j + columns, q]

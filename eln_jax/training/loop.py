@@ -5,6 +5,7 @@ has therefore been evaluated if it was due, and a run started again goes on as i
 stopped.
 """
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -45,8 +46,7 @@ def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Pr
     """
     parts = assembly.build(config)
     claim(workdir, config_json)
-    run = Run(parts, workdir, display)
-    with StopRequest() as stop:
+    with contextlib.closing(Run(parts, workdir, display)) as run, StopRequest() as stop:
         for phase in phases(config.steps):
             if run.step < phase.end and not stop.requested:
                 run.begin(phase)
@@ -57,7 +57,6 @@ def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Pr
         run.evaluate_and_save_if_due(stop)
         if stop.requested:
             run.save()
-    run.close()
     if stop.requested:
         display.message(
             f"Stopped at step {run.step} of {run.total} and saved; the same command goes on."

@@ -1,0 +1,189 @@
+"""The doors as a user opens them: exit codes and one clear sentence for each mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny import QUICKSTART, tiny_overrides
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+
+
+def command(name, *arguments, **kwargs):
+    """Starts `python -m eln_jax.NAME` as a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"eln_jax.{name}", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **kwargs,
+    )
+
+
+def refusal(name, *arguments):
+    """The sentence with which a command refuses; checks that it is one, and the exit code."""
+    process = command(name, *arguments)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    lines = errors.strip().splitlines()
+    assert len(lines) == 1, errors
+    assert lines[0].startswith("eln_jax: ")
+    return lines[0]
+
+
+def overrides(pairs):
+    return [f"--config.{name}={value}" for name, value in pairs]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder data set with four training images, two of them labelled, and one to validate."""
+    rng = np.random.default_rng(0)
+    for split, names in {"train": "abcd", "val": "e"}.items():
+        for name in names:
+            image = tmp_path / "images" / split / f"{name}.png"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (40, 48, 3), np.uint8)).save(image)
+            if name in "abe":
+                mask = tmp_path / "masks" / split / f"{name}.png"
+                mask.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 3, (40, 48), np.uint8)).save(mask)
+    return tmp_path
+
+
+def train_folder(folder, *arguments):
+    fields = dict(tiny_overrides()) | {
+        "data.source": "folder",
+        "data.root": str(folder),
+        "data.num_classes": "3",
+        "data.labeled_count": "2",
+    }
+    return refusal(
+        "main",
+        f"--config={QUICKSTART}",
+        f"--workdir={folder / 'run'}",
+        *overrides(fields.items()),
+        *arguments,
+    )
+
+
+@pytest.mark.parametrize("name", ["main", "convert"])
+def test_help_teaches_and_is_quick_to_import(name):
+    process = command(name, "--help")
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert not errors
+    assert "example" in output
+    probe = f"import sys, eln_jax.{name}; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--workdir=w"], "--config"),
+        ([f"--config={QUICKSTART}"], "--workdir"),
+        ([f"--config={QUICKSTART}", "--workdir=w", "--confg.seed=1"], "--confg.seed=1"),
+        (["--config=configs/quikstart.py", "--workdir=w"], "Did you mean"),
+        (
+            [f"--config={QUICKSTART}", "--workdir=w", "--config.sed=1"],
+            "There is no field sed. Did you mean seed?",
+        ),
+        ([f"--config={QUICKSTART}", "--workdir=w", "--config.seed=one"], "whole number"),
+        (
+            [f"--config={CONFIGS / 'folder.py'}", "--workdir=w", "--config.data.root=nowhere"],
+            "nowhere",
+        ),
+    ],
+)
+def test_a_mistaken_command_line_is_refused(arguments, words):
+    assert words in refusal("main", *arguments)
+    assert not Path("w").exists()
+
+
+def test_a_folder_without_images(folder):
+    for image in (folder / "images" / "train").iterdir():
+        image.unlink()
+    assert "no images" in train_folder(folder)
+
+
+def test_a_mask_of_another_size(folder):
+    mask = folder / "masks" / "train" / "a.png"
+    Image.fromarray(np.zeros((10, 10), np.uint8)).save(mask)
+    sentence = train_folder(folder)
+    assert "a.png" in sentence
+    assert "10" in sentence
+
+
+def test_a_label_out_of_range(folder):
+    mask = folder / "masks" / "train" / "b.png"
+    Image.fromarray(np.full((40, 48), 7, np.uint8)).save(mask)
+    sentence = train_folder(folder)
+    assert "b.png" in sentence
+    assert "7" in sentence
+
+
+def test_a_corrupt_image(folder):
+    (folder / "images" / "train" / "a.png").write_bytes(b"not a picture")
+    assert "a.png" in train_folder(folder)
+
+
+def test_more_labelled_images_than_masks(folder):
+    assert "2 training image" in train_folder(folder, "--config.data.labeled_count=3")
+
+
+def train_to_the_end(workdir):
+    process = command("main", *train_arguments(workdir))
+    _, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+
+
+def train_arguments(workdir):
+    # SIGKILL comes at any moment; a checkpoint every second step leaves steps to repeat.
+    fields = tiny_overrides(
+        steps__supervised="8", steps__eln="8", steps__semi_supervised="8",
+        checkpoint__every="2", eval__every="4",
+    )  # fmt: skip
+    return [f"--config={QUICKSTART}", f"--workdir={workdir}", *overrides(fields)]
+
+
+def metric_rows(workdir):
+    """Rows without timings; a line that is being written is left out."""
+    path = workdir / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        timings = ("images_per_second", "seconds_per_step", "data_wait_share")
+        rows.append({k: v for k, v in row.items() if k not in timings})
+    return rows
+
+
+@pytest.mark.slow
+def test_kill_9_in_each_phase_changes_nothing(tmp_path):
+    train_to_the_end(tmp_path / "whole")
+    expected = metric_rows(tmp_path / "whole")
+    for kill_at in (3, 11, 19):  # one in each phase
+        process = command("main", *train_arguments(tmp_path / "killed"))
+        deadline = time.monotonic() + 600
+        while not any(row["step"] >= kill_at for row in metric_rows(tmp_path / "killed")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert len(metric_rows(tmp_path / "killed")) < len(expected)
+    train_to_the_end(tmp_path / "killed")
+    assert metric_rows(tmp_path / "killed") == expected

@@ -1,0 +1,146 @@
+"""Whole runs of the tiny configuration: results, exact resume, refusals."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from eln_jax import configuration
+from eln_jax.errors import UserError
+from eln_jax.training import loop
+from eln_jax.training.bookkeeping import Bookkeeping, phases
+from eln_jax.training.logging import Progress
+from tests.tiny import tiny_config
+
+TIMINGS = ("images_per_second", "seconds_per_step", "data_wait_share")
+
+
+class CrashError(Exception):
+    """Stands for whatever ends a process."""
+
+
+class CrashingDisplay(Progress):
+    """A display on which the run dies at a step, right after the step, before it is logged."""
+
+    def __init__(self, at_step):
+        super().__init__()
+        self.at_step = at_step
+
+    def update(self, step, figures):
+        if step == self.at_step:
+            raise CrashError
+        super().update(step, figures)
+
+
+def train(workdir, display=None, **changes):
+    config = tiny_config(**changes)
+    display = display or Progress()
+    with display:
+        return loop.train_and_evaluate(config, configuration.to_json(config), workdir, display)
+
+
+def rows(workdir):
+    """The rows of metrics.jsonl without timings."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(s).items() if k not in TIMINGS} for s in lines]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken")
+    return workdir, train(workdir)
+
+
+def test_a_run_leaves_what_it_promises(unbroken):
+    workdir, outcome = unbroken
+    assert outcome.exit_code == 0
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert set(summary["phases"]) == {"supervised", "eln", "semi_supervised"}
+    assert summary["last"]["step"] == 9
+    assert 0 <= summary["last"]["teacher/mean_iou"] <= 1
+    assert 0 <= summary["last"]["eln/auroc"] <= 1
+    for name in ("curves.png", "config.json", "panels/teacher_000009.png", "checkpoints/9"):
+        assert (workdir / name).exists(), name
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_rows_carry_the_agreed_keys(unbroken):
+    last = {row["split"]: row for row in rows(unbroken[0])}
+    for key in ("student/mean_iou", "teacher/mean_iou", "eln/auroc", "eln/aupr", "max_prob/auroc",
+                "pseudo_label/kept", "pseudo_label/accuracy"):  # fmt: skip
+        assert key in last["val"], key
+    for key in ("supervised_loss", "aux_loss", "eln_loss", "pseudo_label_loss", "contrastive_loss"):
+        assert np.isfinite(last["train"][key]), key
+
+
+def test_a_run_that_died_in_every_phase_equals_one_that_did_not(unbroken, tmp_path):
+    for at_step in (2, 5, 8):
+        with pytest.raises(CrashError):
+            train(tmp_path, CrashingDisplay(at_step))
+        assert rows(tmp_path)[-1]["step"] < at_step
+    train(tmp_path)
+    assert rows(tmp_path) == rows(unbroken[0])
+
+
+def test_ctrl_c_saves_and_the_run_goes_on(unbroken, tmp_path):
+    class Interrupting(Progress):
+        def update(self, step, figures):
+            if step == 4 and figures:
+                signal.raise_signal(signal.SIGINT)
+            super().update(step, figures)
+
+    # No checkpoint is due at step 4: what is there afterwards was saved on request.
+    outcome = train(tmp_path, Interrupting(), checkpoint__every="100", eval__every="100")
+    assert outcome.summary is None
+    assert outcome.exit_code == 130
+    assert (tmp_path / "checkpoints" / "4").is_dir()
+    train(tmp_path, checkpoint__every="100", eval__every="100")
+    losses = [
+        [r["loss"] for r in rows(w) if r["split"] == "train"] for w in (tmp_path, unbroken[0])
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_is_not_trained_again(unbroken):
+    before = (unbroken[0] / "metrics.jsonl").read_bytes()
+    outcome = train(unbroken[0])
+    assert outcome.summary["last"]["step"] == 9
+    assert (unbroken[0] / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_configuration_in_the_same_folder_is_refused(unbroken):
+    with pytest.raises(UserError, match=r"optim\.learning_rate: 0\.01 -> 0\.02"):
+        train(unbroken[0], optim__learning_rate="0.02")
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be used as --workdir"):
+        train(tmp_path / "file")
+
+
+def test_phases_leave_out_empty_ones():
+    found = phases({"supervised": 3, "eln": 0, "semi_supervised": 2})
+    assert [tuple(p) for p in found] == [("supervised", 0, 3), ("semi_supervised", 3, 5)]
+
+
+def test_books_go_to_json_and_come_back_equal():
+    books = Bookkeeping({"labeled": {"next_batch": 3}}, {"seed": 1})
+    books.window = [{"loss": np.float32(0.1)}, {"loss": np.float32(0.3)}]
+    books.scores = [{"step": 2, "phase": "eln", "student/mean_iou": 0.5}]
+    again = Bookkeeping(**json.loads(json.dumps(books.to_json())))
+    assert again == books
+    assert again.best()["step"] == 2
+    np.testing.assert_allclose(again.close_window()["loss"], 0.2, rtol=1e-6)
+    assert again.window == []
+
+
+def test_the_best_of_equals_is_the_latest():
+    books = Bookkeeping({}, {})
+    books.scores = [
+        {"step": 1, "student/mean_iou": 0.5},
+        {"step": 2, "student/mean_iou": 0.4, "teacher/mean_iou": 0.5},
+        {"step": 3, "student/mean_iou": None},
+    ]
+    assert books.best()["step"] == 2
