@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import lax
 
 from eln_jax.models import cpu_forms, windows
@@ -45,7 +44,7 @@ def convolve(
     return y.astype(x.dtype)
 
 
-def _plain(x, kernel, stride, dilation, edges, groups):
+def _plain(x, kernel, stride, dilation, edges, groups) -> jax.Array:
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -57,7 +56,7 @@ def _plain(x, kernel, stride, dilation, edges, groups):
     )
 
 
-def _on_cpu(x, kernel, window, depthwise):
+def _on_cpu(x, kernel, window, depthwise) -> jax.Array:
     stride, dilation = window.stride, window.dilation
     if depthwise:
         return windows.depthwise(x, kernel, window)
@@ -93,4 +92,5 @@ def max_pool(x: jax.Array) -> jax.Array:
     """
     if cpu_forms.use_cpu_form(x):
         return windows.max_pool(x, _window(x, 3, 2, 1, "symmetric"))
-    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)

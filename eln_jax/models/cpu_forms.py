@@ -62,7 +62,7 @@ def shifted_products(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Arra
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def interpolate(x: jax.Array, source: tuple[int, int], target: tuple[int, int]) -> jax.Array:
+def interpolate(x: jax.Array, source: tuple[int, ...], target: tuple[int, ...]) -> jax.Array:
     """Resizes maps bilinearly with aligned corners, by picking neighbours.
 
     Args:

@@ -147,7 +147,7 @@ class BatchNorm(nn.Module):
             As `x`, in `dtype`.
 
         Raises:
-            ValueError: if `groups` do not add up to the batch.
+            ValueError: if `groups` do not add up to the batch, or one is empty.
         """
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
@@ -157,7 +157,7 @@ class BatchNorm(nn.Module):
         if not train:
             return self._normalize(x, mean.value[None], var.value[None], scale, bias)
         groups = groups or (x.shape[0],)
-        if sum(groups) != x.shape[0]:
+        if sum(groups) != x.shape[0] or min(groups) < 1:
             raise ValueError(f"groups {groups} do not add up to a batch of {x.shape[0]}")
         means, variances, counts = _group_statistics(x.astype(jnp.float32), groups)
         if not self.is_initializing():
@@ -202,8 +202,10 @@ def _group_statistics(
     return mean, variance, counts
 
 
-def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Resizes maps bilinearly with aligned corners, as two small matrix products.
+def resize_bilinear(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
+    """Resizes maps bilinearly with aligned corners.
+
+    As two small matrix products, or on a CPU by picking neighbours.
 
     Args:
         x: [batch, height, width, channels].

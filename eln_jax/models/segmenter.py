@@ -121,13 +121,13 @@ def build_networks(
     """
     types = {"dtype": dtype, "param_dtype": param_dtype}
     rates = _RATES[output_stride]
-    decoder = Decoder(num_classes, width, low_width, embedding_size, rates, tuple(dropout), **types)
+    decoder = Decoder(num_classes, width, low_width, embedding_size, rates, dropout, **types)
     eln = ErrorLocalizationNetwork(
         ENCODERS[eln_encoder](output_stride=output_stride, dilated=eln_dilated, **types),
         eln_width,
         low_width,
         rates,
-        tuple(eln_dropout),
+        eln_dropout,
         **types,
     )
     student = Segmenter(ENCODERS[encoder](output_stride=output_stride, **types), decoder)

@@ -1,0 +1,78 @@
+"""The Error Localization Network: what it sees, what it returns, what it does not train."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import softmax
+from scipy.stats import entropy
+
+from eln_jax.models.eln import ErrorLocalizationNetwork, eln_input
+from eln_jax.models.encoders import ENCODERS
+
+TINY = ErrorLocalizationNetwork(
+    ENCODERS["resnet_tiny"](width=8, dilated=False), width=16, low_width=8
+)
+
+
+def inputs(size=(33, 32), classes=4):
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((2, *size, 3))
+    logits = 3 * rng.standard_normal((2, *(-(-n // 4) for n in size), classes))
+    return jnp.asarray(image, jnp.float32), jnp.asarray(logits, jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return jax.jit(TINY.init)(jax.random.key(0, impl="rbg"), *inputs())
+
+
+def test_input_is_image_entropy_and_logits():
+    image, logits = inputs()
+    stacked = eln_input(image, logits)
+    assert stacked.shape == (2, 33, 32, 3 + 1 + 4)
+    np.testing.assert_array_equal(stacked[..., :3], image)
+    # Corners are aligned, so there nothing is interpolated.
+    corner = logits[:, -1, -1]
+    np.testing.assert_array_equal(stacked[:, -1, -1, 4:], corner)
+    np.testing.assert_allclose(
+        stacked[:, -1, -1, 3], entropy(softmax(corner, -1), axis=-1), rtol=1e-5
+    )
+
+
+def test_entropy_of_certain_logits_is_zero_and_finite():
+    image, logits = inputs()
+    certain = jnp.zeros_like(logits).at[..., 1].set(1e4)
+    np.testing.assert_array_equal(eln_input(image, certain)[..., 3], 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("size", [(64, 64), (65, 48)])
+def test_result_is_one_float32_logit_a_pixel_at_stride_4(variables, size, dtype):
+    result = jax.eval_shape(TINY.clone(dtype=dtype).apply, variables, *inputs(size))
+    assert result.shape == (2, *(-(-n // 4) for n in size))
+    assert result.dtype == jnp.float32
+
+
+def test_no_gradient_goes_back_to_the_logits(variables):
+    image, logits = inputs()
+
+    @jax.jit
+    def gradients(params, logits):
+        def loss(params, logits):
+            return TINY.apply({**variables, "params": params}, image, logits).sum()
+
+        return jax.grad(loss, (0, 1))(params, logits)
+
+    by_params, by_logits = gradients(variables["params"], logits)
+    np.testing.assert_array_equal(by_logits, 0)
+    assert all(jnp.any(g != 0) for g in jax.tree.leaves(by_params["head"]))
+
+
+def test_parameters_of_the_paper():
+    eln = ErrorLocalizationNetwork(ENCODERS["resnet34"](dilated=False))
+    params = jax.eval_shape(eln.init, jax.random.key(0), *inputs((64, 64), 21))["params"]
+    assert params["encoder"]["conv1"]["kernel"].shape == (7, 7, 25, 64)
+    assert params["fusion"]["low_conv"]["kernel"].shape == (1, 1, 64, 48)
+    assert params["head"]["conv2"]["kernel"].shape == (1, 1, 256, 1)
+    assert sorted(params) == ["aspp", "encoder", "fusion", "head"]
