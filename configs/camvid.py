@@ -40,7 +40,7 @@ def get_config(variant: str = ""):
     )
     config.data.void_labels = (11,)
     config.method.class_balance = "sqrt"
-    # One small window a step: the paper's eight of 32x32 cost more than the networks on a CPU.
+    # Two small windows a step: the paper's eight of 32x32 cost more than the networks on a CPU.
     config.method.contrastive_windows = 2
     config.method.contrastive_window_size = 16
     config.optim.learning_rate = 2e-3

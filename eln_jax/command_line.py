@@ -60,11 +60,19 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
 
 
 def run(command: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs a door and exits: 0, 2 with one sentence for a user's mistake, 130 after Ctrl-C."""
+    """Runs a door and exits.
+
+    With what the command returns, 2 after one sentence for a user's mistake or a file that cannot
+    be used, 130 after Ctrl-C.
+    """
     try:
         code = command(sys.argv[1:])
     except UserError as error:
         print(f"eln_jax: {error}", file=sys.stderr)
+        code = 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"eln_jax: {where}{error.strerror or error}.", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("eln_jax: stopped by Ctrl-C.", file=sys.stderr)

@@ -11,6 +11,8 @@ supervised, with the Error Localization Network, and semi-supervised on its trus
 Started again on the same --workdir it goes on exactly where it stopped.
 """
 EXAMPLES = """\
+exit codes: 0 finished, 2 a mistake told in one sentence, 130 or 143 stopped and saved
+
 examples:
   python -m eln_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
   python -m eln_jax.main --config=configs/folder.py --workdir=runs/mine \\
@@ -26,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         argv: arguments without the program's name.
 
     Returns:
-        Exit code: 0, or 3 if it was asked to stop and saved before the end.
+        Exit code: 0, or 128 + the signal's number if it was asked to stop, and saved.
     """
     rest, overrides = command_line.split_overrides(argv)
     parser = command_line.make_parser("main", DESCRIPTION, EXAMPLES + command_line.CONFIG_HELP)

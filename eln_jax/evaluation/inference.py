@@ -144,7 +144,9 @@ class Predictor:
         variables: weights and statistics, passed on to `network`.
         batch_size: images in a batch. Every batch has this size (the last is filled up with
             repeats, which are dropped), so each shape compiles once.
-        pad_multiple: padded heights and widths are multiples of this.
+        pad_multiple: padded heights and widths are multiples of this, plus `pad_offset`.
+        pad_offset: 1 for a network trained on crops of 8n + 1 pixels, whose maps have aligned
+            corners only at such sizes; else 0.
         fill: RGB of the padding; the encoder's mean colour, so that it is about 0 when normalised.
         warp_size: (height, width) to which images, and labels in `evaluate`, are warped instead of
             being padded, as the official code evaluates VOC. None: original size.
@@ -155,6 +157,7 @@ class Predictor:
     variables: Any
     batch_size: int = 1
     pad_multiple: int = 32
+    pad_offset: int = 0
     fill: tuple[int, int, int] = (124, 116, 104)
     warp_size: tuple[int, int] | None = None
     sharding: jax.sharding.Sharding | None = None
@@ -200,13 +203,15 @@ class Predictor:
         if self.warp_size is not None:
             return _Job(example, self.warp_image(image), self.warp_size)
         height, width = image.shape[:2]
-        rows, columns = (
-            -(-side // self.pad_multiple) * self.pad_multiple for side in image.shape[:2]
-        )
+        rows, columns = (self._padded(side) for side in image.shape[:2])
         padded = np.empty((rows, columns, 3), np.uint8)
         padded[:height, :width] = image
         padded[height:] = padded[:height, width:] = np.asarray(self.fill, np.uint8)
         return _Job(example, padded, (height, width))
+
+    def _padded(self, side: int) -> int:
+        whole = -(-(side - self.pad_offset) // self.pad_multiple)
+        return max(whole, 1) * self.pad_multiple + self.pad_offset
 
     def _dispatch(self, jobs: list[_Job]) -> PixelMaps:
         """Starts the computation of a batch without waiting for it."""

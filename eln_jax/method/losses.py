@@ -86,7 +86,8 @@ def contrastive_loss(
     """Pixel contrast of one set of pixels between student and teacher (paper eq. 9).
 
     With the one-hot class matrix M of the kept pixels, the sums over classes are E @ M where
-    E = exp(cosine / temperature): no loop over classes.
+    E = exp((cosine - 1) / temperature): no loop over classes, and no overflow, since only ratios of
+    E's sums count.
 
     Args:
         anchors: float32 [pixels, channels], the student's embeddings (differentiated).
@@ -107,13 +108,13 @@ def contrastive_loss(
     pixels = one_hot.sum(0)  # of each class
     present = pixels > 0
     if form == "info_nce":
-        similarity = jnp.exp(anchors @ keys.T / temperature)
+        similarity = jnp.exp((anchors @ keys.T - 1.0) / temperature)
         by_class = similarity @ one_hot  # [pixels, num_classes]
         total = jnp.where(mask, by_class.sum(-1), 1.0)
         positive = jnp.where(mask, (by_class * one_hot).sum(-1), 1.0)
         per_class = one_hot.T @ (jnp.log(total) - jnp.log(positive))
     else:
-        similarity = jnp.exp(keys @ anchors.T / temperature)
+        similarity = jnp.exp((keys @ anchors.T - 1.0) / temperature)
         by_class = one_hot.T @ (similarity @ one_hot)  # [row class, column class]
         positive = jnp.where(present, jnp.diagonal(by_class), 1.0)
         total = jnp.where(present, by_class.sum(-1), 1.0)

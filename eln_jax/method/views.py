@@ -93,7 +93,7 @@ def random_blur(
     """Gaussian blur with a sigma drawn for each image, for a share of the images."""
     apply_rng, sigma_rng = jax.random.split(rng)
     drawn = jax.random.uniform(sigma_rng, image.shape[:1], minval=sigma[0], maxval=sigma[1])
-    radius = max(1, round(2 * sigma[1]))
+    radius = max(1, round(3 * sigma[1]))
     return _for_some(apply_rng, probability, gaussian_blur(image, drawn, radius), image)
 
 

@@ -24,6 +24,7 @@ from eln_jax.models.layers import resize_bilinear
 from eln_jax.models.pretrained import load_pretrained
 from eln_jax.models.segmenter import Networks, build_networks, init_networks
 from eln_jax.training import optim, sharding
+from eln_jax.training.bookkeeping import phases
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Parts:
         data: what it reads.
         networks: the modules.
         steps: phase name -> compiled `(state, batch, key) -> (state, metrics)`.
-        initial_state: makes the state of step 0.
+        initial_state: makes the state of step 0, with pretrained weights.
+        abstract_state: its shapes, types and shardings, without making it.
         start_teacher: compiled `state.start_teacher`.
         reset_student: compiled `state.reset_student`.
         network: `({"network"}, uint8 images) -> (logits, None)`, for evaluation.
@@ -69,6 +71,7 @@ class Parts:
     networks: Networks
     steps: Mapping[str, Callable]
     initial_state: Callable[[], method_state.TrainState]
+    abstract_state: Callable[[], method_state.TrainState]
     start_teacher: Callable[[method_state.TrainState], method_state.TrainState]
     reset_student: Callable[[method_state.TrainState], method_state.TrainState]
     network: Callable[[Any, jax.Array], tuple[jax.Array, None]]
@@ -79,12 +82,13 @@ class Parts:
     def description(self) -> str:
         """One sentence on what the run does, for the screen."""
         config, partition = self.config, self.data.partition
-        phases = ", ".join(f"{count} {name}" for name, count in config.steps.items() if count)
+        steps = ", ".join(f"{p.end - p.start} {p.name}" for p in phases(config.steps))
         kinds = sorted({device.device_kind for device in self.mesh.devices.flat})
         return (
             f"Training {config.model.encoder} on {len(partition.labeled)} labelled and "
             f"{len(partition.unlabeled)} unlabelled images, validating on {len(partition.val)}; "
-            f"steps: {phases}; devices: {self.mesh.size} x {', '.join(kinds)}."
+            f"steps: {steps}; devices: {self.mesh.size} x {', '.join(kinds)}."
+            + ("" if partition.unlabeled else " The labelled images serve as unlabelled too.")
         )
 
 
@@ -98,10 +102,11 @@ def build(config: Any, mesh: Mesh | None = None) -> Parts:
     Raises:
         UserError: data or pretrained weights cannot be had, or a batch does not divide.
     """
+    if jax.process_count() > 1:
+        raise UserError("Training over several processes is not supported yet; start one.")
     mesh = sharding.make_mesh() if mesh is None else mesh
     sharding.check_batch_size("batch_size_labeled", config.batch_size_labeled, mesh)
     sharding.check_batch_size("batch_size_unlabeled", config.batch_size_unlabeled, mesh)
-    sharding.check_batch_size("eval.batch_size", config.eval.batch_size, mesh)
     data = make_data(config)
     networks = make_networks(config)
     make_state, args = _state_and_step_arguments(config, data, networks)
@@ -125,7 +130,11 @@ def build(config: Any, mesh: Mesh | None = None) -> Parts:
             "eln": compiled(steps.eln_step),
             "semi_supervised": compiled(steps.semi_supervised_step),
         },
-        initial_state=lambda: jax.device_put(make_state(), replicated),
+        initial_state=lambda: jax.device_put(make_state(pretrained=True), replicated),
+        abstract_state=lambda: jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+            jax.eval_shape(partial(make_state, pretrained=False)),
+        ),
         start_teacher=jax.jit(method_state.start_teacher, donate_argnums=0),
         reset_student=jax.jit(method_state.reset_student, donate_argnums=0),
         **_evaluation_networks(networks, args.settings),
@@ -199,6 +208,8 @@ def _sources(data: Any) -> tuple[Source, Source]:
             size=tuple(data.synthetic.image_size),
             num_classes=data.num_classes,
             seed=data.synthetic.seed,
+            ignore_label=data.ignore_label,
+            class_names=data.class_names,
         )
         sizes = data.synthetic
         # Far from the training scenes, so that their number does not change the validation.
@@ -266,7 +277,8 @@ def _state_and_step_arguments(config, data, networks):
     """The function that makes the first state, and what every step needs."""
     # Drawn on the host, so that a seed means the same weights on every accelerator; this generator
     # compiles in a fifth of the time of JAX's default one.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    host = _host_device()
+    with jax.default_device(host):
         init_key, pretrained_key = jax.random.split(jax.random.key(config.seed, impl="rbg"))
     crop_size = tuple(config.crop_size)
     model, optim_config = config.model, config.optim
@@ -285,17 +297,19 @@ def _state_and_step_arguments(config, data, networks):
         train_norm=config.method.train_norm,
     )
 
-    @jax.default_device(jax.local_devices(backend="cpu")[0])
-    def make_state() -> method_state.TrainState:
-        variables = load_pretrained(
-            make_variables(init_key),
-            encoder=model.encoder,
-            eln_encoder=model.eln_encoder,
-            source=model.pretrained,
-            eln_source=model.eln_pretrained,
-            eln_stem=model.eln_stem,
-            key=pretrained_key,
-        )
+    @jax.default_device(host)
+    def make_state(pretrained: bool) -> method_state.TrainState:
+        variables = make_variables(init_key)
+        if pretrained:
+            variables = load_pretrained(
+                variables,
+                encoder=model.encoder,
+                eln_encoder=model.eln_encoder,
+                source=model.pretrained,
+                eln_source=model.eln_pretrained,
+                eln_stem=model.eln_stem,
+                key=pretrained_key,
+            )
         params, batch_stats = variables["params"], variables["batch_stats"]
         return method_state.TrainState(
             step=jnp.int32(0),
@@ -324,6 +338,16 @@ def _state_and_step_arguments(config, data, networks):
         ),
     )
     return make_state, args
+
+
+def _host_device() -> jax.Device:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        raise UserError(
+            "JAX was told to use no CPU, but weights are drawn there: add it to JAX_PLATFORMS, as "
+            "in JAX_PLATFORMS=cuda,cpu."
+        ) from error
 
 
 def _method_settings(config: Any, data: Data) -> steps.MethodSettings:

@@ -35,7 +35,7 @@ class Bookkeeping:
         window: figures of each step since the last logged row.
         evaluated_step: the last step that was evaluated.
         scores: {"step", "phase", figures...} of every evaluation so far.
-        seconds: time spent so far, over all the starts of the run.
+        seconds: time spent so far, over all the starts of the run, as far as it was saved.
     """
 
     iterators: dict[str, Any]

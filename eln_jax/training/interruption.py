@@ -38,3 +38,6 @@ class StopRequest:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+        print(
+            "eln_jax: stopping after this step and saving; Ctrl-C again stops at once.", flush=True
+        )

@@ -32,7 +32,14 @@ class MetricsLogger:
     being written, which the next start drops.
     """
 
-    def __init__(self, workdir: Path, *, tensorboard: bool = True, resume_step: int = 0):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        tensorboard: bool = True,
+        resume_step: int = 0,
+        evaluated_step: int | None = None,
+    ):
         """Opens the files.
 
         Args:
@@ -40,12 +47,14 @@ class MetricsLogger:
             tensorboard: whether to write event files too, in `workdir/tensorboard`.
             resume_step: the step from which the run goes on; what earlier starts logged after it
                 is dropped, since it will be logged again.
+            evaluated_step: the last step whose evaluation counts; `resume_step` if None. A later
+                one is dropped too, since it will be done again.
 
         Raises:
             UserError: `metrics.jsonl` holds something else than rows.
         """
         path = workdir / "metrics.jsonl"
-        _drop_rows_after(path, resume_step)
+        _drop_rows_after(path, resume_step, evaluated_step)
         self._file = path.open("a", encoding="utf-8")
         self._writer = None
         if tensorboard:
@@ -86,11 +95,12 @@ class MetricsLogger:
             self._writer.close()
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
+def _drop_rows_after(path: Path, step: int, evaluated_step: int | None) -> None:
     """Rewrites the file, in one move, without later rows and without a half-written last line."""
     if not path.exists():
         return
-    rows = [row for row in read_metrics(path) if row["step"] <= step]
+    last = {"train": step, "val": step if evaluated_step is None else evaluated_step}
+    rows = [row for row in read_metrics(path) if row["step"] <= last[row["split"]]]
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", encoding="utf-8") as file:
@@ -223,7 +233,7 @@ class Progress:
         phase = f"phase ends in {duration(seconds * (self._end - self._step))}"
         if self._end < self._total:
             # A step of a later phase costs several times as much: better no guess than a bad one.
-            return [phase, "run: not known before the last phase"]
+            return [phase, "run: unknown until the last phase"]
         return [phase, f"run ends in {duration(seconds * (self._total - self._step))}"]
 
     def _redraw(self, step: int) -> None:

@@ -7,6 +7,7 @@ stopped.
 
 import contextlib
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,17 @@ from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.logging import MetricsLogger, Progress
 from eln_jax.training.sharding import put_batch
+
+# Fields, and blocks of them, that change no result: a run may go on with other values.
+FREE_ON_RESUME = (
+    "checkpoint.",
+    "compare_supervised:",
+    "data.root:",
+    "data.threads:",
+    "data.workers:",
+    "eval.batch_size:",
+    "log.",
+)
 
 
 class Outcome(NamedTuple):
@@ -54,7 +66,8 @@ def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Pr
                 run.evaluate_and_save_if_due(stop)
                 if not stop.requested:
                     run.train_step(phase)
-        run.evaluate_and_save_if_due(stop)
+        if not stop.requested:
+            run.evaluate_and_save_if_due(stop)
         if stop.requested:
             run.save()
     if stop.requested:
@@ -72,17 +85,19 @@ def claim(workdir: Path, config_json: str) -> None:
         UserError: it cannot be made, or belongs to a run of another config.
     """
     kept = workdir / "config.json"
+    changes = []
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not kept.exists():
+        # Without a checkpoint there is nothing to go on from, so nothing to contradict.
+        if kept.exists() and any(workdir.glob("checkpoints/[0-9]*")):
+            changes = differences(json.loads(kept.read_text()), json.loads(config_json))
+            changes = [change for change in changes if not change.startswith(FREE_ON_RESUME)]
+        if not changes:
             temporary = kept.with_suffix(".tmp")
             temporary.write_text(config_json)
             temporary.replace(kept)
-            return
-        old = json.loads(kept.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"The folder {workdir} cannot be used as --workdir: {error}.") from error
-    changes = differences(old, json.loads(config_json))
     if changes:
         raise UserError(
             f"{workdir} holds a run of another configuration ({'; '.join(changes[:5])}); give "
@@ -112,11 +127,12 @@ class Run:
         self.total = sum(config.steps.values())
         self.phases = phases(config.steps)
         self.key = jax.random.key(config.seed)
-        self.state = parts.initial_state()
         self.books = Bookkeeping({}, parts.data.fingerprint)
         self.checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-        if self.checkpoints.latest_step is not None:
-            self.state, saved = self.checkpoints.restore(self.state)
+        if self.checkpoints.latest_step is None:
+            self.state = parts.initial_state()
+        else:
+            self.state, saved = self.checkpoints.restore(parts.abstract_state())
             self.books = Bookkeeping(**saved)
             _check_fingerprint(self.books.fingerprint, parts.data.fingerprint, workdir)
             display.message(f"Going on from the checkpoint of step {int(self.state.step)}.")
@@ -125,7 +141,10 @@ class Run:
         for name, position in self.books.iterators.items():
             self.iterators[name].set_state(position)
         self.logger = MetricsLogger(
-            workdir, tensorboard=config.log.tensorboard, resume_step=self.step
+            workdir,
+            tensorboard=config.log.tensorboard,
+            resume_step=self.step,
+            evaluated_step=self.books.evaluated_step,
         )
         self.stopwatch = Stopwatch()
         self.since = time.perf_counter() - self.books.seconds
@@ -150,6 +169,7 @@ class Run:
             if figures is None:  # asked to stop
                 return
             self.logger.write(step, phase, "val", figures)
+            self.display.message(f"step {step}: {validation.headline(figures)}")
             self.books.scores.append({"step": step, "phase": phase, **figures})
             self.books.evaluated_step = step
         if due or step % config.checkpoint.every == 0:
@@ -160,11 +180,20 @@ class Run:
         self.books.iterators = {name: it.get_state() for name, it in self.iterators.items()}
         self.books.seconds = time.perf_counter() - self.since
         evaluated = self.books.evaluated_step == self.step and self.books.scores
+        books = self.books.to_json()
+        for row in books["window"]:
+            self._check_finite(row)
         self.checkpoints.save(
-            self.state,
-            self.books.to_json(),
-            score(self.books.scores[-1]) if evaluated else None,
+            self.state, books, score(self.books.scores[-1]) if evaluated else None
         )
+
+    def _check_finite(self, figures: dict[str, Any]) -> None:
+        if not math.isfinite(figures["loss"]):
+            raise UserError(
+                f"The loss is not finite at step {self.step}: the training has diverged; start in "
+                f"another --workdir with a lower optim.learning_rate (now "
+                f"{self.parts.config.optim.learning_rate}) or with optim.clip_norm=1."
+            )
 
     def train_step(self, phase: Phase) -> None:
         """Takes a batch, steps and logs."""
@@ -184,6 +213,7 @@ class Run:
         self.display.update(self.step, {})
         if self.step % config.log.every == 0 or self.step == phase.end:
             figures = self.books.close_window() | self.stopwatch.read()
+            self._check_finite(figures)
             self.logger.write(self.step, phase.name, "train", figures)
             self.display.update(self.step, figures)
 

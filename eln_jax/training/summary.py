@@ -51,7 +51,7 @@ def write(books: Bookkeeping, parts: Parts, workdir: Path) -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held, on the host (Linux counts in KiB)."""
+    """The most memory that this process has held so far, on the host (Linux counts in KiB)."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -75,7 +75,7 @@ def headline_table(runs: Mapping[str, dict[str, Any]]) -> Table:
         runs: title -> summary.
     """
     table = Table(box=box.SIMPLE_HEAD, title="On the validation images, %", title_justify="left")
-    for title in ("run", "network", "mean IoU", "AUROC of ELN", "of max. probability", "time"):
+    for title in ("run", "network", "mean IoU", "AUROC: ELN", "AUROC: max. probability", "time"):
         table.add_column(title, justify="left" if title in ("run", "network") else "right")
     for title, summary in runs.items():
         row = summary["last"]

@@ -72,6 +72,20 @@ def validate(
     return {k: None if np.isnan(v) else v for k, v in figures.items()}
 
 
+def headline(figures: dict[str, Any]) -> str:
+    """The figures that one wants to see go by."""
+    words = {
+        "student/mean_iou": "mean IoU of the student",
+        "teacher/mean_iou": "of the teacher",
+        "max_prob/auroc": "AUROC of max. probability",
+        "eln/auroc": "of the ELN",
+        "pseudo_label/kept": "pseudo-labels kept",
+        "pseudo_label/accuracy": "right of those",
+    }
+    shown = [f"{w} {100 * figures[k]:.1f}" for k, w in words.items() if figures.get(k) is not None]
+    return ", ".join(shown) + " (%)"
+
+
 def make_predictor(parts: Parts, state: TrainState, name: str, *, with_eln: bool) -> Predictor:
     """The student or the teacher as evaluation uses it, with the ELN's judgement if asked."""
     config = parts.config
@@ -81,7 +95,9 @@ def make_predictor(parts: Parts, state: TrainState, name: str, *, with_eln: bool
     return Predictor(
         network=parts.network_with_eln if with_eln else parts.network,
         variables=variables,
-        batch_size=config.eval.batch_size,
+        # The last batch is filled up anyway, so a size that does not divide is rounded up.
+        batch_size=-(-config.eval.batch_size // parts.mesh.size) * parts.mesh.size,
+        pad_offset=config.crop_size[0] % 8,  # 0 or 1, as the network's maps were in training
         fill=parts.padding_colour,
         warp_size=tuple(config.crop_size) if config.eval.protocol == "warp" else None,
         sharding=split(parts.mesh),

@@ -33,8 +33,12 @@ class CrashingDisplay(Progress):
         super().update(step, figures)
 
 
+# Rows are means over windows that checkpoints cut, and the student is reset on the way.
+HARD = {"log__every": "4", "checkpoint__every": "2", "method__student_reset_every": "2"}
+
+
 def train(workdir, display=None, **changes):
-    config = tiny_config(**changes)
+    config = tiny_config(**(HARD | changes))
     display = display or Progress()
     with display:
         return loop.train_and_evaluate(config, configuration.to_json(config), workdir, display)
@@ -75,10 +79,10 @@ def test_rows_carry_the_agreed_keys(unbroken):
 
 
 def test_a_run_that_died_in_every_phase_equals_one_that_did_not(unbroken, tmp_path):
-    for at_step in (2, 5, 8):
+    for at_step in (2, 5, 9):
         with pytest.raises(CrashError):
             train(tmp_path, CrashingDisplay(at_step))
-        assert rows(tmp_path)[-1]["step"] < at_step
+        assert len(rows(tmp_path)) < len(rows(unbroken[0]))
     train(tmp_path)
     assert rows(tmp_path) == rows(unbroken[0])
 
@@ -100,6 +104,32 @@ def test_ctrl_c_saves_and_the_run_goes_on(unbroken, tmp_path):
         [r["loss"] for r in rows(w) if r["split"] == "train"] for w in (tmp_path, unbroken[0])
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_stop_amid_an_evaluation_leaves_no_trace(unbroken, tmp_path):
+    class Interrupting(Progress):
+        def status(self, text):
+            if text == "evaluating the student: 4":
+                signal.raise_signal(signal.SIGTERM)
+
+    outcome = train(tmp_path, Interrupting())
+    assert outcome.exit_code == 143
+    assert rows(tmp_path) == []
+    train(tmp_path)
+    assert rows(tmp_path) == rows(unbroken[0])
+
+
+def test_a_diverged_run_stops_and_says_so(tmp_path):
+    with pytest.raises(UserError, match=r"lower optim\.learning_rate"):
+        train(tmp_path, optim__learning_rate="1e12", steps__eln="0", steps__semi_supervised="0")
+    assert not (tmp_path / "checkpoints" / "3").exists()
+
+
+def test_a_start_that_failed_does_not_claim_the_folder(tmp_path):
+    short = {"steps__supervised": "1", "steps__eln": "0", "steps__semi_supervised": "0"}
+    with pytest.raises(UserError, match="missing"):
+        train(tmp_path, model__pretrained="missing.pth", **short)
+    assert train(tmp_path, **short).exit_code == 0
 
 
 def test_a_finished_run_is_not_trained_again(unbroken):
