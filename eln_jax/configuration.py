@@ -302,4 +302,3 @@ def _check_method(config: ConfigDict) -> None:
 def to_json(config: ConfigDict) -> str:
     """The configuration as stable, readable JSON, for `config.json` in a working directory."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
-

@@ -6,6 +6,7 @@ import pytest
 from eln_jax import command_line, configuration
 from eln_jax.defaults import apply_official, default_config
 from eln_jax.errors import UserError
+from eln_jax.training.loop import differences
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 QUICKSTART = str(CONFIGS / "quickstart.py")
@@ -103,9 +104,7 @@ def test_overrides_are_told_from_other_flags():
 
 
 def test_official_changes_only_what_it_names():
-    changes = configuration.differences(
-        default_config().to_dict(), apply_official(default_config()).to_dict()
-    )
+    changes = differences(default_config().to_dict(), apply_official(default_config()).to_dict())
     assert {change.split(":")[0] for change in changes} == {
         "dtype",
         "model.eln_stem",

@@ -119,7 +119,7 @@ class FolderSource:
         image_folder = _existing_folder(Path(root), images, split)
         mask_folder = Path(root) / masks / (split or "")
         self._image_paths = _image_files(image_folder)
-        self.ids = list(self._image_paths)
+        self.ids: Sequence[str] = list(self._image_paths)
         masks_by_id = _files_by_id(mask_folder, (".png",), "masks")
         self._mask_paths = {key: masks_by_id[key] for key in self.ids if key in masks_by_id}
         self._ids_to_labels, self._valid = _label_tables(num_classes, ignore_label, void_labels)

@@ -79,7 +79,7 @@ class SyntheticSource:
         self.ignore_label = ignore_label
         names = class_names or CLASS_NAMES[:num_classes]
         self.class_names = check_classes(num_classes, names, ignore_label)
-        self.ids = [f"scene_{number:06d}" for number in range(start, start + length)]
+        self.ids: Sequence[str] = [f"scene_{number:06d}" for number in range(start, start + length)]
         self._size = (int(size[0]), int(size[1]))
         self._seed = seed
         self._start = start

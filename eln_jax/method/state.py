@@ -9,8 +9,7 @@ from flax import struct
 Tree = Any
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """All arrays that a step reads and writes.
 
     Attributes:

@@ -73,7 +73,7 @@ class StepArguments:
     networks: Any
     resize: Callable[[jax.Array, tuple[int, int]], jax.Array]
     tx: Mapping[str, optax.GradientTransformation]
-    learning_rate: Callable[[jax.Array], jax.Array]
+    learning_rate: optax.Schedule
     settings: MethodSettings
     views: views.ViewSettings
 
@@ -156,7 +156,9 @@ def semi_supervised_step(
         label, valid_mask = gates.pseudo_labels(
             teacher.logits, eln_logits, gate=settings.gate, threshold=settings.gate_threshold
         )
-        inside = views.sample_nearest(batch["unlabeled"]["inside"], label.shape[1:])
+        inside = views.sample_nearest(
+            batch["unlabeled"]["inside"], (label.shape[1], label.shape[2])
+        )
         valid_mask = valid_mask & inside
 
         def contrast(embeddings, keys, label, mask, rng):
@@ -302,7 +304,9 @@ def _labeled_terms(params, old, student, batch, key, args):
 
 def _with_sum(name: str, parts: dict[str, jax.Array]) -> Metrics:
     """Figures to log: the sum under `name`, the parts under `name/part`."""
-    return {name: sum(parts.values())} | {f"{name}/{part}": v for part, v in parts.items()}
+    return {name: sum(parts.values(), jnp.zeros(()))} | {
+        f"{name}/{part}": v for part, v in parts.items()
+    }
 
 
 def _aux_names(settings) -> list[str]:

@@ -107,10 +107,10 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, radius: int) -> jax.Array:
         pad = [(0, 0)] * 4
         pad[axis] = (radius, radius)
         padded = jnp.pad(image, pad, mode="edge")
-        image = sum(
-            kernel[:, i, None, None, None] * jax.lax.slice_in_dim(padded, i, i + length, axis=axis)
-            for i in range(2 * radius + 1)
-        )
+        image = jnp.zeros_like(image)
+        for i in range(2 * radius + 1):
+            tap = jax.lax.slice_in_dim(padded, i, i + length, axis=axis)
+            image = image + kernel[:, i, None, None, None] * tap
     return image
 
 

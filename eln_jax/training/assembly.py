@@ -146,7 +146,8 @@ def _evaluation_networks(networks: Networks, settings: steps.MethodSettings) -> 
 
     def network(variables, image):
         image = normalize(to_unit(image), settings.input_mean, settings.input_std)
-        return networks.student.apply(variables["network"], image).logits, None
+        prediction: Any = networks.student.apply(variables["network"], image)
+        return prediction.logits, None
 
     def network_with_eln(variables, image):
         logits, _ = network(variables, image)
@@ -333,14 +334,12 @@ def _state_and_step_arguments(config, data, networks):
             warmup_steps=optim_config.warmup_steps,
         ),
         settings=_method_settings(config, data),
-        views=ViewSettings(
-            **{k: tuple(v) if isinstance(v, tuple) else v for k, v in config.views.items()}
-        ),
+        views=ViewSettings(**dict(config.views.items())),
     )
     return make_state, args
 
 
-def _host_device() -> jax.Device:
+def _host_device() -> Any:
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:

@@ -7,22 +7,20 @@ from eln_jax.training import assembly, sharding
 from tests.tiny import tiny_config
 
 
-def run_one_step(num_devices, phase):
-    """Metrics and new weights of the first step of a phase on some devices."""
+def run_one_step(num_devices):
+    """Metrics and new state of a semi-supervised step on some devices."""
     mesh = sharding.make_mesh(jax.devices()[:num_devices])
     parts = assembly.build(tiny_config(), mesh)
     state = parts.initial_state()
     batch = {name: next(iter(stream)) for name, stream in parts.data.streams.items()}
-    if phase != "semi_supervised":
-        del batch["unlabeled"]
     batch = sharding.put_batch(batch, mesh)
-    state, metrics = parts.steps[phase](state, batch, jax.random.key(0))
+    state, metrics = parts.steps["semi_supervised"](state, batch, jax.random.key(0))
     return jax.device_get((metrics, state))
 
 
-@pytest.mark.parametrize("phase", ["supervised", "eln", "semi_supervised"])
-def test_a_step_over_four_devices_equals_the_step_on_one(phase):
-    (metrics, state), (metrics_4, state_4) = (run_one_step(n, phase) for n in (1, 4))
+def test_a_step_over_four_devices_equals_the_step_on_one():
+    # Of the third phase, which holds the terms of the other two.
+    (metrics, state), (metrics_4, state_4) = (run_one_step(n) for n in (1, 4))
     for name, value in metrics.items():
         np.testing.assert_allclose(metrics_4[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
     for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(state_4), strict=True):
