@@ -164,7 +164,7 @@ def test_time_left_of_unmeasured_phases_is_said_to_be_unknown():
     assert (
         output.getvalue()
         .splitlines()[-1]
-        .endswith("phase ends in 30 s | run: not known before the last phase")
+        .endswith("phase ends in 30 s | run: unknown until the last phase")
     )
 
 
