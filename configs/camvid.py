@@ -6,12 +6,12 @@
 CAMVID holds images/{train,val}/*.jpg and masks/{train,val}/*.png with ids 0-10 and 11 for void.
 """
 
-from eln_jax.defaults import default_config
+from eln_jax.defaults import check_variant, default_config
 
 
 def get_config(variant: str = ""):
     """Returns the configuration; it has no variants."""
-    del variant
+    check_variant(variant)
     config = default_config()
     config.crop_size = (256, 256)
     config.batch_size_labeled = 8

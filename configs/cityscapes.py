@@ -8,7 +8,7 @@ the table in docs/method.md. They report 70.3, 73.5 and 75.3 mIoU with ResNet-50
 1/2 of the labels.
 """
 
-from eln_jax.defaults import apply_official, default_config
+from eln_jax.defaults import apply_official, check_variant, default_config
 
 CLASSES = (
     "road",
@@ -35,6 +35,7 @@ CLASSES = (
 
 def get_config(variant: str = ""):
     """Returns the configuration; the variant "official" follows the authors' code."""
+    check_variant(variant, ("official",))
     config = default_config()
     config.crop_size = (512, 1024)
     config.batch_size_labeled = 4

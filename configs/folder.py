@@ -6,12 +6,12 @@
 Every training image with a mask counts as labelled, every other one as unlabelled.
 """
 
-from eln_jax.defaults import default_config
+from eln_jax.defaults import check_variant, default_config
 
 
 def get_config(variant: str = ""):
     """Returns the configuration; it has no variants."""
-    del variant
+    check_variant(variant)
     config = default_config()
     config.crop_size = (256, 256)
     config.batch_size_labeled = 8

@@ -3,11 +3,12 @@
 python -m eln_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
-from eln_jax.defaults import default_config
+from eln_jax.defaults import check_variant, default_config
 
 
 def get_config(variant: str = ""):
     """Returns the configuration; the variant "short" only shows that everything runs."""
+    check_variant(variant, ("short",))
     config = default_config()
     config.compare_supervised = True
     config.crop_size = (96, 96)

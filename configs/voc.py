@@ -8,7 +8,7 @@ in docs/method.md. They report 76.6 mIoU with ResNet-101 and a quarter of the la
 ResNet-50 and an eighth.
 """
 
-from eln_jax.defaults import apply_official, default_config
+from eln_jax.defaults import apply_official, check_variant, default_config
 
 CLASSES = (
     "background",
@@ -37,6 +37,7 @@ CLASSES = (
 
 def get_config(variant: str = ""):
     """Returns the configuration; the variant "official" follows the authors' code."""
+    check_variant(variant, ("official",))
     config = default_config()
     config.crop_size = (513, 513)
     config.model.encoder = "resnet101"

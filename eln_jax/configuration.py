@@ -7,12 +7,15 @@ import ast
 import difflib
 import importlib.util
 import json
+import math
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from eln_jax.defaults import default_config
 from eln_jax.errors import UserError
 
 CHOICES = {
@@ -65,6 +68,8 @@ NOT_NEGATIVE = (
     "steps.eln",
     "steps.semi_supervised",
     "data.labeled_count",
+    "data.partition_seed",
+    "data.synthetic.seed",
     "data.workers",
     "method.supervised_weight",
     "method.aux_weight",
@@ -83,6 +88,18 @@ NOT_NEGATIVE = (
     "eval.max_images",
     "log.panel_images",
 )
+# Element type and length of the tuples; None: any length.
+TUPLES = {
+    "crop_size": (int, 2),
+    "model.dropout": (float, 3),
+    "model.eln_dropout": (float, 3),
+    "data.class_names": (str, None),
+    "data.void_labels": (int, None),
+    "data.scale_range": (float, 2),
+    "data.synthetic.image_size": (int, 2),
+    "method.loss_ceilings": (float, None),
+    "views.blur_sigma": (float, 2),
+}
 POSITIVE = ("method.temperature", "optim.learning_rate", "optim.encoder_factor")
 WITHIN_ZERO_AND_ONE = (
     "data.labeled_fraction",
@@ -131,10 +148,46 @@ def _load_file(path: str) -> ConfigDict:
     if spec is None or spec.loader is None:
         raise UserError(f"{name} is not a Python file; a configuration is a .py file.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{name} defines no get_config(variant=''); see configs/quickstart.py.")
-    return module.get_config(variant) if variant else module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{name} defines no get_config(variant=''); see configs/quickstart.py.")
+        return module.get_config(variant)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a person's own Python file may raise
+        raise UserError(
+            f"{name}{_line_in(file, error)}: {type(error).__name__}: {error}."
+        ) from error
+
+
+def _line_in(file: Path, error: Exception) -> str:
+    """Returns ", line N" for the last line of the file that an exception passed through."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _check_fields(config: ConfigDict) -> None:
+    """Refuses fields that nothing reads, missing ones, and values of another type."""
+    if not isinstance(config, ConfigDict):
+        raise UserError("get_config() must return the configuration; see configs/quickstart.py.")
+    defaults = default_config()
+    known, found = list(field_names(defaults)), set(field_names(config))
+    for name in sorted(found - set(known)):
+        raise UserError(f"There is no field {name}." + _nearest(name, known))
+    for name in known:
+        if name not in found:
+            raise UserError(f"The configuration has no {name}; start from default_config().")
+        value, default = get(config, name), get(defaults, name)
+        if type(value) is not type(default):
+            raise UserError(
+                f"{name}={value!r} must be of the type of its default, {default!r}, "
+                f"{type(default).__name__}."
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name}={value} must be a finite number.")
 
 
 def _override(config: ConfigDict, name: str, text: str) -> None:
@@ -163,11 +216,17 @@ def _parse(name: str, text: str, old: Any) -> Any:
         value = float(text) if isinstance(old, float) else ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = None
-    kinds = {int: "a whole number", float: "a number", tuple: 'a tuple such as "(1, 2)"'}
+        if isinstance(old, tuple) and TUPLES[name][0] is str:
+            value = tuple(part.strip() for part in text.split(","))
+    kinds = {
+        int: "a whole number, such as 1",
+        float: "a number, such as 0.5",
+        tuple: 'a tuple, such as "(1, 2)"',
+    }
     if isinstance(value, list):
         value = tuple(value)
     if type(value) is not type(old):
-        raise UserError(f"{name}={text} must be {kinds[type(old)]}, such as {old!r}.")
+        raise UserError(f"{name}={text} must be {kinds[type(old)]}.")
     return value
 
 
@@ -197,12 +256,25 @@ def get(config: ConfigDict, name: str) -> Any:
     return value
 
 
+def _check_tuples(config: ConfigDict) -> None:
+    words = {int: "whole numbers", float: "numbers", str: "names"}
+    for name, (kind, length) in TUPLES.items():
+        values = get(config, name)
+        accepted = (int, float) if kind is float else kind
+        fits = all(isinstance(v, accepted) and not isinstance(v, bool) for v in values)
+        if not fits or length not in (None, len(values)):
+            count = "a tuple of" if length is None else str(length)
+            raise UserError(f"{name}={values} must be {count} {words[kind]}.")
+
+
 def check(config: ConfigDict) -> None:
     """Refuses values that cannot work.
 
     Raises:
         UserError: one sentence that names the field, its value and what would do.
     """
+    _check_fields(config)
+    _check_tuples(config)
     for name, choices in CHOICES.items():
         value = get(config, name)
         if value not in choices:
@@ -229,8 +301,8 @@ def check(config: ConfigDict) -> None:
 
 def _check_crop(config: ConfigDict) -> None:
     crop = config.crop_size
-    if len(crop) != 2 or any(not isinstance(side, int) or side < 32 for side in crop):
-        raise UserError(f"crop_size={crop} must be (height, width), whole numbers of 32 or more.")
+    if any(side < 32 for side in crop):
+        raise UserError(f"crop_size={crop} must be (height, width) of 32 or more.")
     for side in crop:
         # Sides of 8n or 8n+1 halve to the same grid in every encoder; 8n+1 keeps corners aligned
         # (505 and 513 are the usual ones).
@@ -251,6 +323,8 @@ def _check_data(config: ConfigDict) -> None:
             f"data.ignore_label={data.ignore_label} must lie outside the {data.num_classes} class "
             "ids and be at most 255."
         )
+    if len(set(data.class_names)) != len(data.class_names):
+        raise UserError(f"data.class_names={data.class_names} must all be different.")
     if data.class_names and len(data.class_names) != data.num_classes:
         raise UserError(
             f"data.class_names has {len(data.class_names)} names for "
@@ -281,8 +355,8 @@ def _check_method(config: ConfigDict) -> None:
         raise UserError(f"method.loss_ceilings={method.loss_ceilings} must not be negative.")
     for name in ("dropout", "eln_dropout"):
         rates = model[name]
-        if len(rates) != 3 or not all(0 <= rate < 1 for rate in rates):
-            raise UserError(f"model.{name}={rates} must be three rates from 0 to below 1.")
+        if len(rates) != 3 or not all(0 <= rate <= 0.99 for rate in rates):
+            raise UserError(f"model.{name}={rates} must be three rates from 0 to 0.99.")
     if steps.semi_supervised and method.gate == "eln" and not steps.eln:
         raise UserError(
             "method.gate=eln needs a trained ELN, but steps.eln=0; give steps.eln or another gate."
@@ -291,6 +365,16 @@ def _check_method(config: ConfigDict) -> None:
         raise UserError(
             "method.average_batch_stats=False leaves the teacher with stale running statistics; "
             "set method.pseudo_label_batch_stats=True with it."
+        )
+    if method.temperature < 0.03:
+        raise UserError(
+            f"method.temperature={method.temperature} must be at least 0.03: below, differences "
+            "between pixels leave the range of float32."
+        )
+    if config.optim.warmup_steps >= sum(steps.values()):
+        raise UserError(
+            f"optim.warmup_steps={config.optim.warmup_steps} must be fewer than the run's "
+            f"{sum(steps.values())} steps."
         )
     low, high = config.views.blur_sigma
     if not 0 < low <= high:

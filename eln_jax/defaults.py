@@ -6,6 +6,8 @@ are those of the authors' code (docs/method.md lists them); `apply_official` set
 
 from ml_collections import ConfigDict
 
+from eln_jax.errors import UserError
+
 
 def default_config() -> ConfigDict:
     """Returns the defaults: the paper's method with the practice that METHOD and tests support."""
@@ -55,7 +57,7 @@ def _model() -> ConfigDict:
 
 def _data() -> ConfigDict:
     data = ConfigDict()
-    data.source = "folder"  # folder | voc | cityscapes | synthetic
+    data.source = "folder"  # folder | synthetic
     data.root = ""  # folder that holds the data set
     data.num_classes = 21  # without void
     data.class_names = ()  # shown in tables; empty: class 0, class 1, ...
@@ -96,7 +98,7 @@ def _method() -> ConfigDict:
     method.contrastive_weight = 1.0
     # An auxiliary decoder learns only while its loss is at least this multiple of the main one's.
     method.loss_ceilings = (20.0, 50.0)  # one a decoder (paper: 20 and 50)
-    method.temperature = 0.5  # of the contrastive loss (paper: 0.5)
+    method.temperature = 0.5  # of the contrastive loss, 0.03 or more (paper: 0.5)
     method.contrastive_windows = 8  # random windows of the stride-4 map a step (paper: 8)
     method.contrastive_window_size = 32  # side of a window, in cells of that map (paper: 32)
     method.ema_decay = 0.995  # of the teacher, a step (paper: 0.995)
@@ -121,7 +123,7 @@ def _method() -> ConfigDict:
 def _views() -> ConfigDict:
     """The strong view of an unlabelled image, made on the accelerator from the weak one."""
     views = ConfigDict()
-    views.jitter_probability = 0.8  # of the colour jitter [official: 1]
+    views.jitter_probability = 1.0  # of the colour jitter (official: 1)
     views.brightness = 0.4  # largest relative change (official: 0.4)
     views.contrast = 0.4  # largest relative change (official: 0.4)
     views.saturation = 0.4  # largest relative change (official: 0.4)
@@ -138,7 +140,7 @@ def _optim() -> ConfigDict:
     optim.name = "adamw"  # adamw | sgd (paper: adamw)
     optim.learning_rate = 1e-4  # (paper: 1e-4)
     optim.encoder_factor = 0.1  # encoders' learning rate as a share of it (paper: 0.1)
-    optim.weight_decay = 1e-5  # decoupled, on every trained weight (paper: 1e-5)
+    optim.weight_decay = 1e-5  # on every trained weight; decoupled in adamw (paper: 1e-5)
     optim.momentum = 0.9  # of sgd
     optim.schedule = "constant"  # constant | poly | cosine (paper: constant)
     optim.power = 0.9  # of the poly schedule
@@ -166,6 +168,17 @@ def _log() -> ConfigDict:
     return log
 
 
+def check_variant(variant: str, known: tuple[str, ...] = ()) -> None:
+    """Refuses a variant of a configuration file that it does not have.
+
+    Raises:
+        UserError: naming those it has.
+    """
+    if variant and variant not in known:
+        listed = f"it has {', '.join(known)}" if known else "it has none"
+        raise UserError(f"The configuration has no variant {variant!r}; {listed}.")
+
+
 def apply_official(config: ConfigDict) -> ConfigDict:
     """Sets every field in which the authors' code differs from our defaults; returns `config`."""
     config.dtype = "bfloat16"  # theirs: float16 mixed precision
@@ -178,7 +191,6 @@ def apply_official(config: ConfigDict) -> ConfigDict:
     method.average_batch_stats = False
     method.train_norm = False
     method.contrastive_form = "official"
-    config.views.jitter_probability = 1.0
     config.views.blur_probability = 0.0
     config.views.cutmix_probability = 0.0
     return config
