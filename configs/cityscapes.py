@@ -3,6 +3,9 @@
     python -m eln_jax.main --config=configs/cityscapes.py --workdir=runs/cityscapes \
         --config.data.root=CITYSCAPES --config.data.partition=splits/8_labeled_0
 
+CITYSCAPES holds images/{train,val} and masks/{train,val} with files of equal names and train ids 0
+to 18, void 255; the original layout is not read yet.
+
 The variant "official" (configs/cityscapes.py:official) follows the authors' code in every row of
 the table in docs/method.md. They report 70.3, 73.5 and 75.3 mIoU with ResNet-50 and 1/8, 1/4 and
 1/2 of the labels.

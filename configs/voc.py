@@ -3,6 +3,9 @@
     python -m eln_jax.main --config=configs/voc.py --workdir=runs/voc --config.data.root=VOC \
         --config.data.partition=splits/8_labeled_0
 
+VOC holds images/{train,val}/*.jpg and masks/{train,val}/*.png, as in configs/folder.py; the
+devkit's own layout is not read yet.
+
 The variant "official" (configs/voc.py:official) follows the authors' code in every row of the table
 in docs/method.md. They report 76.6 mIoU with ResNet-101 and a quarter of the labels, 73.2 with
 ResNet-50 and an eighth.
@@ -43,9 +46,6 @@ def get_config(variant: str = ""):
     config.model.encoder = "resnet101"
     config.data.num_classes = len(CLASSES)
     config.data.class_names = CLASSES
-    # The devkit's layout, read as a folder of images and masks; lists say which are which.
-    config.data.images = "JPEGImages"
-    config.data.masks = "SegmentationClassAug"
     config.eval.every = 2660
     config.checkpoint.every = 2660
     if variant == "official":
