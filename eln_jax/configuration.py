@@ -4,114 +4,17 @@ No accelerator library is imported here, so a mistyped flag is answered at once.
 """
 
 import ast
-import difflib
 import importlib.util
 import json
-import math
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from eln_jax.defaults import default_config
-from eln_jax.errors import UserError
-
-CHOICES = {
-    "dtype": ("float32", "bfloat16"),
-    "model.encoder": (
-        "resnet_tiny",
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "efficientnet_lite0",
-        "efficientnet_lite1",
-        "efficientnet_lite2",
-    ),
-    "model.output_stride": (8, 16),
-    "model.eln_stem": ("random", "pretrained"),
-    "data.source": ("folder", "synthetic"),
-    "data.geometry": ("scale_crop", "crop", "warp"),
-    "method.gate": ("none", "confidence", "entropy", "eln"),
-    "method.class_balance": ("none", "sqrt"),
-    "method.contrastive_form": ("info_nce", "official"),
-    "optim.name": ("adamw", "sgd"),
-    "optim.schedule": ("constant", "poly", "cosine"),
-    "eval.protocol": ("original", "warp"),
-}
-CHOICES["model.eln_encoder"] = CHOICES["model.encoder"]
-
-AT_LEAST_ONE = (
-    "batch_size_labeled",
-    "batch_size_unlabeled",
-    "steps.supervised",
-    "model.num_aux_decoders",
-    "model.width",
-    "model.low_width",
-    "model.embedding_size",
-    "model.eln_width",
-    "data.threads",
-    "data.synthetic.train_size",
-    "data.synthetic.val_size",
-    "method.contrastive_windows",
-    "method.contrastive_window_size",
-    "eval.every",
-    "eval.batch_size",
-    "log.every",
-    "checkpoint.every",
-    "checkpoint.keep",
-)
-NOT_NEGATIVE = (
-    "seed",
-    "steps.eln",
-    "steps.semi_supervised",
-    "data.labeled_count",
-    "data.partition_seed",
-    "data.synthetic.seed",
-    "data.workers",
-    "method.supervised_weight",
-    "method.aux_weight",
-    "method.eln_weight",
-    "method.pseudo_label_weight",
-    "method.contrastive_weight",
-    "method.max_error_weight",
-    "method.student_reset_every",
-    "views.brightness",
-    "views.contrast",
-    "views.saturation",
-    "optim.weight_decay",
-    "optim.power",
-    "optim.warmup_steps",
-    "optim.clip_norm",
-    "eval.max_images",
-    "log.panel_images",
-)
-# Element type and length of the tuples; None: any length.
-TUPLES = {
-    "crop_size": (int, 2),
-    "model.dropout": (float, 3),
-    "model.eln_dropout": (float, 3),
-    "data.class_names": (str, None),
-    "data.void_labels": (int, None),
-    "data.scale_range": (float, 2),
-    "data.synthetic.image_size": (int, 2),
-    "method.loss_ceilings": (float, None),
-    "views.blur_sigma": (float, 2),
-}
-POSITIVE = ("method.temperature", "optim.learning_rate", "optim.encoder_factor")
-WITHIN_ZERO_AND_ONE = (
-    "data.labeled_fraction",
-    "data.flip",
-    "method.ema_decay",
-    "method.gate_threshold",
-    "views.jitter_probability",
-    "views.grey_probability",
-    "views.blur_probability",
-    "views.cutmix_probability",
-    "optim.momentum",
-)
+from eln_jax.config_checks import TUPLES, check, field_names
+from eln_jax.errors import UserError, did_you_mean
 
 
 def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
@@ -142,7 +45,7 @@ def _load_file(path: str) -> ConfigDict:
         nearby = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise UserError(
             f"There is no configuration file {name}."
-            + _nearest(name, nearby or sorted(str(p) for p in Path("configs").glob("*.py")))
+            + did_you_mean(name, nearby or sorted(str(p) for p in Path("configs").glob("*.py")))
         )
     spec = importlib.util.spec_from_file_location("eln_jax_config", file)
     if spec is None or spec.loader is None:
@@ -169,27 +72,6 @@ def _line_in(file: Path, error: Exception) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def _check_fields(config: ConfigDict) -> None:
-    """Refuses fields that nothing reads, missing ones, and values of another type."""
-    if not isinstance(config, ConfigDict):
-        raise UserError("get_config() must return the configuration; see configs/quickstart.py.")
-    defaults = default_config()
-    known, found = list(field_names(defaults)), set(field_names(config))
-    for name in sorted(found - set(known)):
-        raise UserError(f"There is no field {name}." + _nearest(name, known))
-    for name in known:
-        if name not in found:
-            raise UserError(f"The configuration has no {name}; start from default_config().")
-        value, default = get(config, name), get(defaults, name)
-        if type(value) is not type(default):
-            raise UserError(
-                f"{name}={value!r} must be of the type of its default, {default!r}, "
-                f"{type(default).__name__}."
-            )
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{name}={value} must be a finite number.")
-
-
 def _override(config: ConfigDict, name: str, text: str) -> None:
     """Sets one field from text, keeping its type."""
     *parents, last = name.split(".")
@@ -197,7 +79,9 @@ def _override(config: ConfigDict, name: str, text: str) -> None:
     for parent in parents:
         block = block.get(parent) if isinstance(block, ConfigDict) else None
     if not isinstance(block, ConfigDict) or last not in block:
-        raise UserError(f"There is no field {name}." + _nearest(name, list(field_names(config))))
+        raise UserError(
+            f"There is no field {name}." + did_you_mean(name, list(field_names(config)))
+        )
     old = block[last]
     if isinstance(old, ConfigDict):
         inside = ", ".join(f"{name}.{field}" for field in old)
@@ -228,159 +112,6 @@ def _parse(name: str, text: str, old: Any) -> Any:
     if type(value) is not type(old):
         raise UserError(f"{name}={text} must be {kinds[type(old)]}.")
     return value
-
-
-def field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    """Yields the dotted name of every field."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from field_names(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    """A hint at the known names nearest to a mistyped one."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    if not close:  # the right last part in the wrong block is a common slip
-        last = name.rsplit(".", 1)[-1]
-        close = [k for k in known if k.rsplit(".", 1)[-1] == last][:1]
-    return f" Did you mean {close[0]}?" if close else ""
-
-
-def get(config: ConfigDict, name: str) -> Any:
-    """Returns the value of a dotted field name."""
-    value: Any = config
-    for part in name.split("."):
-        value = value[part]
-    return value
-
-
-def _check_tuples(config: ConfigDict) -> None:
-    words = {int: "whole numbers", float: "numbers", str: "names"}
-    for name, (kind, length) in TUPLES.items():
-        values = get(config, name)
-        accepted = (int, float) if kind is float else kind
-        fits = all(isinstance(v, accepted) and not isinstance(v, bool) for v in values)
-        if not fits or length not in (None, len(values)):
-            count = "a tuple of" if length is None else str(length)
-            raise UserError(f"{name}={values} must be {count} {words[kind]}.")
-
-
-def check(config: ConfigDict) -> None:
-    """Refuses values that cannot work.
-
-    Raises:
-        UserError: one sentence that names the field, its value and what would do.
-    """
-    _check_fields(config)
-    _check_tuples(config)
-    for name, choices in CHOICES.items():
-        value = get(config, name)
-        if value not in choices:
-            listed = ", ".join(map(str, choices))
-            raise UserError(
-                f"{name}={value} is not known; choose one of {listed}."
-                + _nearest(str(value), [str(c) for c in choices])
-            )
-    bounds = (
-        (AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),
-        (NOT_NEGATIVE, lambda v: v >= 0, "0 or more"),
-        (POSITIVE, lambda v: v > 0, "greater than 0"),
-        (WITHIN_ZERO_AND_ONE, lambda v: 0 <= v <= 1, "between 0 and 1"),
-    )
-    for names, holds, words in bounds:
-        for name in names:
-            value = get(config, name)
-            if not holds(value):
-                raise UserError(f"{name}={value} must be {words}.")
-    _check_crop(config)
-    _check_data(config)
-    _check_method(config)
-
-
-def _check_crop(config: ConfigDict) -> None:
-    crop = config.crop_size
-    if any(side < 32 for side in crop):
-        raise UserError(f"crop_size={crop} must be (height, width) of 32 or more.")
-    for side in crop:
-        # Sides of 8n or 8n+1 halve to the same grid in every encoder; 8n+1 keeps corners aligned
-        # (505 and 513 are the usual ones).
-        if side % 8 > 1:
-            lower = side // 8 * 8
-            raise UserError(
-                f"crop_size={crop} does not fit the stride: {side} must be a multiple of 8 or one "
-                f"more, such as {lower}, {lower + 1} or {lower + 8}."
-            )
-
-
-def _check_data(config: ConfigDict) -> None:
-    data = config.data
-    if not 2 <= data.num_classes <= 254:
-        raise UserError(f"data.num_classes={data.num_classes} must be between 2 and 254.")
-    if not data.num_classes <= data.ignore_label <= 255:
-        raise UserError(
-            f"data.ignore_label={data.ignore_label} must lie outside the {data.num_classes} class "
-            "ids and be at most 255."
-        )
-    if len(set(data.class_names)) != len(data.class_names):
-        raise UserError(f"data.class_names={data.class_names} must all be different.")
-    if data.class_names and len(data.class_names) != data.num_classes:
-        raise UserError(
-            f"data.class_names has {len(data.class_names)} names for "
-            f"data.num_classes={data.num_classes}."
-        )
-    if data.source != "synthetic" and not data.root:
-        raise UserError(
-            f"data.root is empty; say where the data set lies with --config.data.root=DIR "
-            f"(data.source is {data.source})."
-        )
-    low, high = data.scale_range
-    if not 0 < low <= high:
-        raise UserError(f"data.scale_range={data.scale_range} must be two rising factors above 0.")
-    if not data.partition and not data.labeled_count and data.labeled_fraction == 0:
-        raise UserError(
-            "No image is labelled: set data.partition, data.labeled_count or data.labeled_fraction."
-        )
-
-
-def _check_method(config: ConfigDict) -> None:
-    method, model, steps = config.method, config.model, config.steps
-    if len(method.loss_ceilings) != model.num_aux_decoders:
-        raise UserError(
-            f"model.num_aux_decoders={model.num_aux_decoders} needs as many "
-            f"method.loss_ceilings; there are {len(method.loss_ceilings)}: {method.loss_ceilings}."
-        )
-    if any(ceiling < 0 for ceiling in method.loss_ceilings):
-        raise UserError(f"method.loss_ceilings={method.loss_ceilings} must not be negative.")
-    for name in ("dropout", "eln_dropout"):
-        rates = model[name]
-        if len(rates) != 3 or not all(0 <= rate <= 0.99 for rate in rates):
-            raise UserError(f"model.{name}={rates} must be three rates from 0 to 0.99.")
-    if steps.semi_supervised and method.gate == "eln" and not steps.eln:
-        raise UserError(
-            "method.gate=eln needs a trained ELN, but steps.eln=0; give steps.eln or another gate."
-        )
-    if not method.average_batch_stats and not method.pseudo_label_batch_stats:
-        raise UserError(
-            "method.average_batch_stats=False leaves the teacher with stale running statistics; "
-            "set method.pseudo_label_batch_stats=True with it."
-        )
-    if method.temperature < 0.03:
-        raise UserError(
-            f"method.temperature={method.temperature} must be at least 0.03: below, differences "
-            "between pixels leave the range of float32."
-        )
-    if config.optim.warmup_steps >= sum(steps.values()):
-        raise UserError(
-            f"optim.warmup_steps={config.optim.warmup_steps} must be fewer than the run's "
-            f"{sum(steps.values())} steps."
-        )
-    low, high = config.views.blur_sigma
-    if not 0 < low <= high:
-        raise UserError(f"views.blur_sigma={config.views.blur_sigma} must be two rising numbers.")
-    if not 0 <= config.views.hue <= 0.5:
-        raise UserError(f"views.hue={config.views.hue} must be between 0 and 0.5 turns.")
 
 
 def to_json(config: ConfigDict) -> str:

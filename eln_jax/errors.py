@@ -1,5 +1,8 @@
 """The one exception that is meant for the person at the keyboard."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Something the user asked for or gave cannot be used.
@@ -7,3 +10,13 @@ class UserError(ValueError):
     The message is one sentence that says what is wrong, where, and what to do about it. The
     commands print it without a traceback and exit with code 2.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns a sentence with the known name nearest to a mistyped one; empty if none is near."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not close:  # the right last part in the wrong block is a common slip
+        last = name.rsplit(".", 1)[-1]
+        close = [k for k in known if k.rsplit(".", 1)[-1] == last][:1]
+    return f" Did you mean {close[0]}?" if close else ""

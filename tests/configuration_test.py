@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eln_jax import command_line, configuration
+from eln_jax import command_line, config_checks, configuration
 from eln_jax.defaults import apply_official, default_config
 from eln_jax.errors import UserError
 from eln_jax.training.loop import differences
@@ -27,6 +27,11 @@ def test_every_config_passes_its_own_check(name):
 def test_an_unknown_variant_is_refused(file):
     with pytest.raises(UserError, match="no variant 'offical'"):
         configuration.load(f"{file}:offical", [("data.root", "somewhere")])
+
+
+def test_the_nearest_variant_is_named():
+    with pytest.raises(UserError, match="Did you mean official?"):
+        configuration.load(f"{CONFIGS / 'voc.py'}:offical", [("data.root", "somewhere")])
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,7 @@ def test_a_mistake_in_a_config_file_is_one_sentence(tmp_path, body, words):
 )
 def test_an_override_is_read_as_the_type_of_its_field(name, text, value):
     config = configuration.load(QUICKSTART, [(name, text)])
-    assert configuration.get(config, name) == value
+    assert config_checks.get(config, name) == value
 
 
 @pytest.mark.parametrize(
@@ -92,6 +97,7 @@ def test_an_override_is_read_as_the_type_of_its_field(name, text, value):
         ("data.class_names", "a,a,b,c,d,e", "different"),
         ("data.class_names", "(1, 2)", "names"),
         ("data.partition_seed", "-1", "0 or more"),
+        ("seed", "2147483648", "below 2**31"),
         ("method.temperature", "0.01", "at least 0.03"),
         ("method.loss_ceilings", "('a', 1)", "numbers"),
         ("optim.learning_rate", "inf", "finite"),
@@ -168,13 +174,13 @@ def test_official_changes_only_what_it_names():
 
 def test_checked_names_exist():
     config = default_config()
-    names = set(configuration.field_names(config))
+    names = set(config_checks.field_names(config))
     for group in (
-        configuration.CHOICES,
-        configuration.AT_LEAST_ONE,
-        configuration.NOT_NEGATIVE,
-        configuration.POSITIVE,
-        configuration.WITHIN_ZERO_AND_ONE,
+        config_checks.CHOICES,
+        config_checks.AT_LEAST_ONE,
+        config_checks.NOT_NEGATIVE,
+        config_checks.POSITIVE,
+        config_checks.WITHIN_ZERO_AND_ONE,
     ):
         assert set(group) <= names
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from eln_jax.data.decoding import IMAGE_SUFFIXES
-from eln_jax.data.sources import Source, nearest
-from eln_jax.errors import UserError
+from eln_jax.data.sources import Source
+from eln_jax.errors import UserError, did_you_mean
 
 _log = logging.getLogger(__name__)
 
@@ -166,8 +166,8 @@ def partition_files(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     if not labeled.is_file():
         known = sorted(file.name for file in labeled.parent.glob("*.txt"))
         raise UserError(
-            f"there is no list of labelled images {labeled}{nearest(labeled.name, known)}; give a "
-            "text file with one id a line."
+            f"there is no list of labelled images {labeled}; give a text file with one id a "
+            "line." + did_you_mean(labeled.name, known)
         )
     return labeled, unlabeled if unlabeled is not None and unlabeled.is_file() else None
 
@@ -203,10 +203,10 @@ def read_list(path: str | os.PathLike[str], source: Source) -> list[int]:
             continue
         index = _find(entry, index_of)
         if index is None:
-            near = nearest(_without_suffix(entry), source.ids)
             raise UserError(
-                f"{path}, line {number}, lists {entry!r}, which is no image of the data set{near}; "
+                f"{path}, line {number}, lists {entry!r}, which is no image of the data set; "
                 "correct the line or add the image."
+                + did_you_mean(_without_suffix(entry), source.ids)
             )
         indices.append(index)
     repeated = sum(times - 1 for times in Counter(indices).values())

@@ -1,6 +1,5 @@
 """Where examples come from: the protocol of a source, and a folder of images and masks."""
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from eln_jax.data.decoding import (
     image_geometry,
     match_orientation,
 )
-from eln_jax.errors import UserError
+from eln_jax.errors import UserError, did_you_mean
 
 _MAX_CLASSES = 255
 
@@ -215,16 +214,10 @@ def subset(source: Source, wanted: Sequence[str], origin: str = "the list of ids
     for key in wanted:
         if key not in index_of:
             raise UserError(
-                f"{origin} names the image {key!r}, which the data set does not have"
-                f"{nearest(key, source.ids)}."
+                f"{origin} names the image {key!r}, which the data set does not have."
+                + did_you_mean(key, source.ids)
             )
     return [index_of[key] for key in wanted]
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Returns a half-sentence with the known name nearest to `name`, if any is near."""
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f": did you mean {matches[0]!r}?" if matches else ""
 
 
 def _existing_folder(root: Path, images: str, split: str | None) -> Path:

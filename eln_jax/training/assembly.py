@@ -5,16 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from eln_jax.data import partitions, pipeline
-from eln_jax.data.sources import FolderSource, Source
-from eln_jax.data.synthetic import SyntheticSource
-from eln_jax.data.transforms import Augmentation
+from eln_jax.data import pipeline
 from eln_jax.errors import UserError
 from eln_jax.method import state as method_state
 from eln_jax.method import steps
@@ -25,25 +21,7 @@ from eln_jax.models.pretrained import load_pretrained
 from eln_jax.models.segmenter import Networks, build_networks, init_networks
 from eln_jax.training import optim, sharding
 from eln_jax.training.bookkeeping import phases
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run reads.
-
-    Attributes:
-        train: source of the training images.
-        val: source of the validation images.
-        partition: indices into `train` of labelled and unlabelled images, and into `val`.
-        streams: "labeled" and "unlabeled" batches without end.
-        fingerprint: everything that decides the streams' batches, as plain values.
-    """
-
-    train: Source
-    val: Source
-    partition: partitions.Partition
-    streams: Mapping[str, grain.IterDataset]
-    fingerprint: dict[str, Any]
+from eln_jax.training.inputs import Inputs, make_inputs
 
 
 @dataclass(frozen=True)
@@ -67,7 +45,7 @@ class Parts:
 
     config: Any
     mesh: Mesh
-    data: Data
+    data: Inputs
     networks: Networks
     steps: Mapping[str, Callable]
     initial_state: Callable[[], method_state.TrainState]
@@ -107,7 +85,7 @@ def build(config: Any, mesh: Mesh | None = None) -> Parts:
     mesh = sharding.make_mesh() if mesh is None else mesh
     sharding.check_batch_size("batch_size_labeled", config.batch_size_labeled, mesh)
     sharding.check_batch_size("batch_size_unlabeled", config.batch_size_unlabeled, mesh)
-    data = make_data(config)
+    data = make_inputs(config)
     networks = make_networks(config)
     make_state, args = _state_and_step_arguments(config, data, networks)
     replicated, split = sharding.replicated(mesh), sharding.split(mesh)
@@ -160,100 +138,6 @@ def _evaluation_networks(networks: Networks, settings: steps.MethodSettings) -> 
         "network_with_eln": network_with_eln,
         "padding_colour": (red, green, blue),
     }
-
-
-def make_data(config: Any) -> Data:
-    """Opens the sources, draws or reads the partition, and builds the streams."""
-    train, val = _sources(config.data)
-    partition = _partition(config.data, train, val)
-    augmentation = Augmentation(
-        config.data.geometry, tuple(config.data.scale_range), config.data.flip
-    )
-    common = {"crop_size": tuple(config.crop_size), "augmentation": augmentation}
-    # Two seeds of one: equal lists must not draw equal augmentations in both streams.
-    seeds = [int(s) for s in np.random.SeedSequence(config.seed).generate_state(2)]
-    settings = {
-        "labeled": {
-            "indices": partition.labeled,
-            "batch_size": config.batch_size_labeled,
-            "seed": seeds[0],
-            "with_labels": True,
-        },
-        "unlabeled": {
-            "indices": partition.unlabeled or partition.labeled,
-            "batch_size": config.batch_size_unlabeled,
-            "seed": seeds[1],
-            "with_labels": False,
-        },
-    }
-    streams, fingerprint = {}, {}
-    for name, arguments in settings.items():
-        streams[name] = pipeline.train_stream(
-            train,
-            **arguments,
-            **common,
-            num_workers=config.data.workers,
-            num_threads=config.data.threads,
-            shard_index=jax.process_index(),
-            shard_count=jax.process_count(),
-        )
-        fingerprint[name] = pipeline.fingerprint(train, **arguments, **common)
-    return Data(train, val, partition, streams, fingerprint)
-
-
-def _sources(data: Any) -> tuple[Source, Source]:
-    """Opens the training and the validation images."""
-    if data.source == "synthetic":
-        make = partial(
-            SyntheticSource,
-            size=tuple(data.synthetic.image_size),
-            num_classes=data.num_classes,
-            seed=data.synthetic.seed,
-            ignore_label=data.ignore_label,
-            class_names=data.class_names,
-        )
-        sizes = data.synthetic
-        # Far from the training scenes, so that their number does not change the validation.
-        return make(sizes.train_size), make(sizes.val_size, start=1_000_000)
-    folder = partial(
-        FolderSource,
-        data.root,
-        num_classes=data.num_classes,
-        images=data.images,
-        masks=data.masks,
-        ignore_label=data.ignore_label,
-        void_labels=data.void_labels,
-        class_names=data.class_names,
-    )
-    return folder(split=data.train_split), folder(split=data.val_split)
-
-
-def _partition(data: Any, train: Source, val: Source) -> partitions.Partition:
-    """Reads or draws the labelled images; every labelled image of `val` validates."""
-    if data.partition:
-        labeled_file, unlabeled_file = partitions.partition_files(data.partition)
-        partition = partitions.make_partition(
-            train,
-            partitions.read_list(labeled_file, train),
-            unlabeled=None
-            if unlabeled_file is None
-            else partitions.read_list(unlabeled_file, train),
-        )
-    elif data.labeled_count:
-        partition = partitions.draw_partition(
-            train, seed=data.partition_seed, count=data.labeled_count
-        )
-    else:
-        partition = partitions.draw_partition(
-            train, seed=data.partition_seed, fraction=data.labeled_fraction
-        )
-    scored = tuple(i for i in range(len(val)) if val.has_label(i))
-    if not scored:
-        raise UserError(
-            f"no image of the split {data.val_split!r} has a mask, so nothing can be scored: add "
-            "masks for the validation images."
-        )
-    return partition._replace(val=scored)
 
 
 def make_networks(config: Any) -> Networks:
@@ -349,7 +233,7 @@ def _host_device() -> Any:
         ) from error
 
 
-def _method_settings(config: Any, data: Data) -> steps.MethodSettings:
+def _method_settings(config: Any, data: Inputs) -> steps.MethodSettings:
     statistics = [
         tuple(float(value) for value in values)
         for encoder in (config.model.encoder, config.model.eln_encoder)

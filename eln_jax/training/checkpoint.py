@@ -4,6 +4,7 @@ A checkpoint holds the state, both data iterators and the loop's own bookkeeping
 visible by an atomic rename, so that a run killed inside a save finds the one before.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from orbax.checkpoint import checkpoint_managers
 
 from eln_jax.errors import UserError
 from eln_jax.method.state import TrainState
+
+# Orbax warns at every save without a score; only evaluated steps have one.
+logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in str(record.msg))
 
 
 class Checkpoints:

@@ -160,7 +160,7 @@ class Progress:
         """Begins a phase that lasts from step `start` to step `end` of a run of `total` steps."""
         self._phase, self._start, self._end, self._total = phase, start, end, total
         self._figures, self._first, self._last_line = {}, None, None
-        self.message(f"Phase {phase}: steps {start} to {end} of {total}")
+        self.message(f"Phase {phase}: steps {start} to {end} of {total} (the first one compiles)")
         if self._console.is_terminal:
             if self._live is None:
                 self._live = Live(console=self._console, transient=True, refresh_per_second=4)
@@ -231,10 +231,11 @@ class Progress:
             return []
         seconds = (self._clock() - self._first[1]) / (self._step - self._first[0])
         phase = f"phase ends in {duration(seconds * (self._end - self._step))}"
+        run = duration(seconds * (self._total - self._step))
         if self._end < self._total:
-            # A step of a later phase costs several times as much: better no guess than a bad one.
-            return [phase, "run: unknown until the last phase"]
-        return [phase, f"run ends in {duration(seconds * (self._total - self._step))}"]
+            # A step of a later phase costs several times as much, nobody knows yet how many.
+            return [phase, f"run in more than {run}"]
+        return [phase, f"run ends in {run}"]
 
     def _redraw(self, step: int) -> None:
         phase_eta, run_eta = self._remaining() or ("", "")

@@ -146,7 +146,7 @@ def test_plain_lines_tell_phase_step_losses_speed_and_time_left():
     progress.update(111, {**figures, "valid_ratio": 0.5})
     progress.message("done [with brackets]")
     lines = output.getvalue().splitlines()
-    assert lines[0] == "Phase eln: steps 100 to 200 of 200"
+    assert lines[0] == "Phase eln: steps 100 to 200 of 200 (the first one compiles)"
     assert lines[1] == "step 101/200 | eln | losses: eln 2"
     assert lines[2] == (
         "step 111/200 | eln | losses: supervised 0.123, eln 1.5, total 2 | 12.3 images/s"
@@ -155,7 +155,7 @@ def test_plain_lines_tell_phase_step_losses_speed_and_time_left():
     assert lines[3] == "done [with brackets]"
 
 
-def test_time_left_of_unmeasured_phases_is_said_to_be_unknown():
+def test_time_left_of_unmeasured_phases_is_a_lower_bound():
     progress, output, clock = plain_progress()
     progress.start("supervised", 0, 10, 30)
     progress.update(1, {})
@@ -164,7 +164,7 @@ def test_time_left_of_unmeasured_phases_is_said_to_be_unknown():
     assert (
         output.getvalue()
         .splitlines()[-1]
-        .endswith("phase ends in 30 s | run: unknown until the last phase")
+        .endswith("phase ends in 30 s | run in more than 3 min 50 s")
     )
 
 
