@@ -30,7 +30,7 @@ def test_an_unknown_variant_is_refused(file):
 
 
 def test_the_nearest_variant_is_named():
-    with pytest.raises(UserError, match="Did you mean official?"):
+    with pytest.raises(UserError, match=r"Did you mean official\?"):
         configuration.load(f"{CONFIGS / 'voc.py'}:offical", [("data.root", "somewhere")])
 
 
