@@ -105,7 +105,7 @@ WITHIN_ZERO_AND_ONE = (
 )
 
 
-def check(config: ConfigDict) -> None:
+def check(config: Any) -> None:
     """Refuses values that cannot work.
 
     Raises:
@@ -140,7 +140,7 @@ def check(config: ConfigDict) -> None:
     _check_method(config)
 
 
-def _check_fields(config: ConfigDict) -> None:
+def _check_fields(config: Any) -> None:
     """Refuses fields that nothing reads, missing ones, and values of another type."""
     if not isinstance(config, ConfigDict):
         raise UserError("get_config() must return the configuration; see configs/quickstart.py.")
@@ -161,7 +161,7 @@ def _check_fields(config: ConfigDict) -> None:
             raise UserError(f"{name}={value} must be a finite number.")
 
 
-def _check_tuples(config: ConfigDict) -> None:
+def _check_tuples(config: Any) -> None:
     words = {int: "whole numbers", float: "numbers", str: "names"}
     for name, (kind, length) in TUPLES.items():
         values = get(config, name)
@@ -172,7 +172,7 @@ def _check_tuples(config: ConfigDict) -> None:
             raise UserError(f"{name}={values} must be {count} {words[kind]}.")
 
 
-def _check_crop(config: ConfigDict) -> None:
+def _check_crop(config: Any) -> None:
     crop = config.crop_size
     if any(side < 32 for side in crop):
         raise UserError(f"crop_size={crop} must be (height, width) of 32 or more.")
@@ -187,7 +187,7 @@ def _check_crop(config: ConfigDict) -> None:
             )
 
 
-def _check_data(config: ConfigDict) -> None:
+def _check_data(config: Any) -> None:
     data = config.data
     if not 2 <= data.num_classes <= 254:
         raise UserError(f"data.num_classes={data.num_classes} must be between 2 and 254.")
@@ -217,7 +217,7 @@ def _check_data(config: ConfigDict) -> None:
         )
 
 
-def _check_method(config: ConfigDict) -> None:
+def _check_method(config: Any) -> None:
     method, model, steps = config.method, config.model, config.steps
     if len(method.loss_ceilings) != model.num_aux_decoders:
         raise UserError(
@@ -256,7 +256,7 @@ def _check_method(config: ConfigDict) -> None:
         raise UserError(f"views.hue={config.views.hue} must be between 0 and 0.5 turns.")
 
 
-def field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+def field_names(config: Any, prefix: str = "") -> Iterator[str]:
     """Yields the dotted name of every field."""
     for key, value in config.items():
         if isinstance(value, ConfigDict):
@@ -265,7 +265,7 @@ def field_names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield prefix + key
 
 
-def get(config: ConfigDict, name: str) -> Any:
+def get(config: Any, name: str) -> Any:
     """Returns the value of a dotted field name."""
     value: Any = config
     for part in name.split("."):

@@ -38,7 +38,7 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
     return config
 
 
-def _load_file(path: str) -> ConfigDict:
+def _load_file(path: str) -> Any:
     name, _, variant = path.partition(":")
     file = Path(name)
     if not file.is_file():
@@ -72,7 +72,7 @@ def _line_in(file: Path, error: Exception) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def _override(config: ConfigDict, name: str, text: str) -> None:
+def _override(config: Any, name: str, text: str) -> None:
     """Sets one field from text, keeping its type."""
     *parents, last = name.split(".")
     block: Any = config

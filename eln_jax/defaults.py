@@ -4,14 +4,16 @@ A file in `configs/` starts from `default_config()` and changes what it must. Th
 are those of the authors' code (docs/method.md lists them); `apply_official` sets them all.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from eln_jax.errors import UserError, did_you_mean
 
 
-def default_config() -> ConfigDict:
+def default_config() -> Any:
     """Returns the defaults: the paper's method with the practice that METHOD and tests support."""
-    config = ConfigDict()
+    config = _block()
     config.seed = 0  # draws the initial weights, the order of the data and every augmentation
     config.dtype = "float32"  # of the arithmetic: float32 | bfloat16; weights stay float32
     config.crop_size = (512, 512)  # height, width in pixels of a training crop
@@ -28,14 +30,19 @@ def default_config() -> ConfigDict:
     config.optim = _optim()
     config.eval = _eval()
     config.log = _log()
-    config.checkpoint = ConfigDict()
+    config.checkpoint = _block()
     config.checkpoint.every = 1000  # steps between checkpoints
     config.checkpoint.keep = 2  # latest checkpoints kept, beside the best one
     return config
 
 
-def _model() -> ConfigDict:
-    model = ConfigDict()
+def _block() -> Any:
+    # Not typed as ConfigDict, whose attributes may be of any type, which no type checker follows.
+    return ConfigDict()
+
+
+def _model() -> Any:
+    model = _block()
     # resnet_tiny, resnet18, 34, 50, 101, efficientnet_lite0, efficientnet_lite1, efficientnet_lite2
     model.encoder = "resnet50"  # (paper: resnet50 and resnet101)
     model.output_stride = 16  # pixels per deepest feature: 8 | 16 (paper: 16)
@@ -55,8 +62,8 @@ def _model() -> ConfigDict:
     return model
 
 
-def _data() -> ConfigDict:
-    data = ConfigDict()
+def _data() -> Any:
+    data = _block()
     data.source = "folder"  # folder | synthetic
     data.root = ""  # folder that holds the data set
     data.num_classes = 21  # without void
@@ -80,7 +87,7 @@ def _data() -> ConfigDict:
     data.flip = 0.5  # probability of a horizontal flip (paper: 0.5)
     data.workers = 0  # processes that read and augment; 0: threads of this process alone
     data.threads = 4  # threads that read and augment, in each process
-    data.synthetic = ConfigDict()
+    data.synthetic = _block()
     data.synthetic.train_size = 256  # training scenes of the synthetic source
     data.synthetic.val_size = 64  # validation scenes
     data.synthetic.image_size = (96, 96)  # height, width in pixels
@@ -88,8 +95,8 @@ def _data() -> ConfigDict:
     return data
 
 
-def _method() -> ConfigDict:
-    method = ConfigDict()
+def _method() -> Any:
+    method = _block()
     # Weights of the terms (paper: all 1).
     method.supervised_weight = 1.0
     method.aux_weight = 1.0
@@ -120,9 +127,9 @@ def _method() -> ConfigDict:
     return method
 
 
-def _views() -> ConfigDict:
+def _views() -> Any:
     """The strong view of an unlabelled image, made on the accelerator from the weak one."""
-    views = ConfigDict()
+    views = _block()
     views.jitter_probability = 1.0  # of the colour jitter (official: 1)
     views.brightness = 0.4  # largest relative change (official: 0.4)
     views.contrast = 0.4  # largest relative change (official: 0.4)
@@ -135,8 +142,8 @@ def _views() -> ConfigDict:
     return views
 
 
-def _optim() -> ConfigDict:
-    optim = ConfigDict()
+def _optim() -> Any:
+    optim = _block()
     optim.name = "adamw"  # adamw | sgd (paper: adamw)
     optim.learning_rate = 1e-4  # (paper: 1e-4)
     optim.encoder_factor = 0.1  # encoders' learning rate as a share of it (paper: 0.1)
@@ -149,8 +156,8 @@ def _optim() -> ConfigDict:
     return optim
 
 
-def _eval() -> ConfigDict:
-    evaluation = ConfigDict()
+def _eval() -> Any:
+    evaluation = _block()
     evaluation.every = 1000  # steps between evaluations; each phase ends with one as well
     evaluation.batch_size = 4  # images of equal size at a time, over all devices
     evaluation.max_images = 0  # evaluate the first so many validation images; 0: all
@@ -160,8 +167,8 @@ def _eval() -> ConfigDict:
     return evaluation
 
 
-def _log() -> ConfigDict:
-    log = ConfigDict()
+def _log() -> Any:
+    log = _block()
     log.every = 50  # steps between rows of metrics.jsonl
     log.panel_images = 6  # validation images drawn at each evaluation
     log.tensorboard = True
@@ -182,7 +189,7 @@ def check_variant(variant: str, known: tuple[str, ...] = ()) -> None:
         )
 
 
-def apply_official(config: ConfigDict) -> ConfigDict:
+def apply_official(config: Any) -> Any:
     """Sets every field in which the authors' code differs from our defaults; returns `config`."""
     config.dtype = "bfloat16"  # theirs: float16 mixed precision
     config.model.eln_stem = "random"
@@ -199,7 +206,7 @@ def apply_official(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def apply_laptop(config: ConfigDict) -> ConfigDict:
+def apply_laptop(config: Any) -> Any:
     """Sets what lets two CPU cores train on real images in an hour or two; returns `config`."""
     config.crop_size = (256, 256)
     config.batch_size_labeled = 8
