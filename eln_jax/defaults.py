@@ -64,21 +64,34 @@ def _model() -> Any:
 
 def _data() -> Any:
     data = _block()
-    data.source = "folder"  # folder | synthetic
+    # folder | voc | cityscapes | camvid (in their published layouts) | synthetic
+    data.source = "folder"
     data.root = ""  # folder that holds the data set
-    data.num_classes = 21  # without void
+    data.num_classes = 21  # without void; 0: as data.classes says, or as the masks show
+    # Folder source: file with a line a class, "ID NAME [#rrggbb]"; empty: classes.txt in data.root
+    # if it is there. It fills in the class fields below.
+    data.classes = ""
     data.class_names = ()  # shown in tables; empty: class 0, class 1, ...
+    data.class_ids = ()  # folder source: stored id of each class; empty: 0, 1, 2, ...
+    data.class_colors = ()  # folder source: "#rrggbb" of each class, if masks store colours
+    data.void_colors = ()  # folder source: "#rrggbb" of void
     data.ignore_label = 255  # id of void pixels: no loss, no score
     data.void_labels = ()  # further mask values to be read as void, such as 11 in CamVid
     data.images = "images"  # folder source: images under root, with train/ and val/ inside
     data.masks = "masks"  # folder source: masks under root, with the same names as the images
     data.train_split = "train"  # name of the training split
     data.val_split = "val"  # name of the validation split
+    # Folder source: take the validation images out of the training split (or of all images, where
+    # there is no folder of its name) instead, by a file with an id a line or by a share of those
+    # that have a mask.
+    data.val_list = ""
+    data.val_fraction = 0.0
     # Which training images count as labelled. A file with an id a line, or the stem of a pair of
     # files as "partitions/8_labeled_0"; empty: drawn by seed, as many as the next fields say.
     data.partition = ""
     data.labeled_fraction = 0.125  # of the training images with a mask, without a partition (1/8)
     data.labeled_count = 0  # number of labelled images instead of a fraction; 0: the fraction
+    data.labeled_balanced = False  # draw so that rare classes are among them; reads all masks
     data.partition_seed = 0  # of the draw
     # Geometry of the training crop: "scale_crop" | "crop" | "warp" (official VOC: warp to the crop
     # size, image and label; official Cityscapes: crop).

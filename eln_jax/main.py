@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     )
     flags = parser.parse_args(rest)
     config = configuration.load(flags.config, overrides)
+    if found := configuration.complete(config):
+        print(found)
 
     from eln_jax.training import comparison  # imports jax: after the flags have been understood
 

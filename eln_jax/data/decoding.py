@@ -128,36 +128,48 @@ def image_geometry(file: File, name: str = "") -> tuple[tuple[int, int], int]:
 
 
 def decode_mask(file: File, name: str = "") -> tuple[np.ndarray, bool]:
-    """Reads a map of class ids exactly as stored: palette indices or 8-bit greys.
+    """Reads a mask's pixels exactly as stored: palette indices, greys, or RGB colours.
 
     A palette's colours play no part. Black-and-white masks give 0 and 1; 2- and 4-bit greys
-    give their stored values.
+    give their stored values; 16-bit greys are read if none exceeds 255.
 
     Args:
       file: A path, or an open binary file.
       name: What to call the file in an error; the path itself if empty.
 
     Returns:
-      The ids, uint8 `[height, width]`, and whether the mask carried (and was turned by) an EXIF
-      orientation of its own.
+      uint8 ids `[height, width]` or colours `[height, width, 3]`, and whether the mask carried
+      (and was turned by) an EXIF orientation of its own.
 
     Raises:
-      UserError: The file is missing or damaged, or its pixels are not single 8-bit ids.
+      UserError: The file is missing or damaged, or its pixels are neither ids up to 255 nor RGB.
     """
     where = name or str(file)
     with _naming(file, name, "mask"), Image.open(file) as image:
-        if image.mode not in ("P", "L", "1"):
-            raise UserError(
-                f"mask {where} is stored as {image.mode}, not as one 8-bit class id a pixel: save "
-                "it as an 8-bit grey or palette PNG whose values are the class ids."
-            )
         # How the file stores a pixel; a tuple's first entry in some formats.
         stored = image.tile[0][3] if image.tile else None
         stretch = _GREY_STRETCH.get(str(stored[0] if isinstance(stored, tuple) else stored), 1)
         image.load()
         orientation = _orientation(image)
-        ids = np.asarray(_upright(image, orientation)).astype(np.uint8, copy=False)
-        return ids // np.uint8(stretch), orientation != 1
+        solid = _opaque(image)
+        pixels = np.asarray(_upright(solid, orientation))
+        small = (
+            solid.mode.startswith("I") and pixels.size and 0 <= pixels.min() <= pixels.max() < 256
+        )
+        if solid.mode not in ("P", "L", "1", "RGB") and not small:
+            raise UserError(
+                f"mask {where} is stored as {image.mode}, not as one class id up to 255 or one RGB "
+                "colour a pixel: save it as an 8-bit grey, palette or RGB PNG."
+            )
+        return pixels.astype(np.uint8, copy=False) // np.uint8(stretch), orientation != 1
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Drops an alpha channel that hides nothing; one that hides something stays, to be refused."""
+    solid = {"RGBA": "RGB", "LA": "L"}.get(image.mode)
+    if solid is None or image.getchannel("A").getextrema() != (255, 255):
+        return image
+    return image.convert(solid)
 
 
 def match_orientation(
@@ -166,14 +178,14 @@ def match_orientation(
     """Lays a mask over the upright image, turning it as the image was turned where that is sure.
 
     Args:
-      ids: The mask, `[height, width]`.
+      ids: The mask, `[height, width]` ids or `[height, width, 3]` colours.
       size: Height and width of the upright image.
       orientation: The image's EXIF orientation, 1-8.
       mask_turned: Whether the mask has been turned by an orientation of its own.
       name: What to call the mask in an error.
 
     Returns:
-      The mask, `[size[0], size[1]]`.
+      The mask, `[size[0], size[1], ...]`.
 
     Raises:
       UserError: The sizes differ either way round, or agree both ways round so that nobody can
@@ -182,7 +194,7 @@ def match_orientation(
     lays = [ids]
     if orientation in _UPRIGHT and not mask_turned:
         lays.append(np.asarray(_upright(Image.fromarray(ids), orientation)))
-    fitting = [lay for lay in lays if lay.shape == size]
+    fitting = [lay for lay in lays if lay.shape[:2] == size]
     if not fitting:
         raise UserError(
             f"mask {name} has {ids.shape[1]}x{ids.shape[0]} pixels (width x height) but its image "

@@ -103,6 +103,7 @@ def draw_partition(
     count: int | None = None,
     val_fraction: float = 0.0,
     train: Sequence[int] | None = None,
+    balanced: bool = False,
 ) -> Partition:
     """Draws the labelled images, and validation images if asked, among those that have a mask.
 
@@ -115,6 +116,8 @@ def draw_partition(
       count: Number of labelled images; instead of `fraction`.
       val_fraction: Share of the images with a mask to keep for validation, 0 to 1.
       train: Indices to draw from; all if None.
+      balanced: Whether to choose so that the rarest class is in as many labelled images as can be;
+        reads the masks of all the images drawn from.
 
     Raises:
       UserError: The share or number is impossible, or comes to no image at all.
@@ -131,7 +134,7 @@ def draw_partition(
             "none of the training images has a mask: add masks for the images to count as labelled."
         )
     order = [masked[place] for place in np.random.default_rng(seed).permutation(len(masked))]
-    num_val = round(val_fraction * len(masked))
+    num_val = max(round(val_fraction * len(masked)), 1 if val_fraction else 0)
     val, rest = order[:num_val], order[num_val:]
     wanted = count if count is not None else round((fraction or 0.0) * len(rest))
     if not 1 <= wanted <= len(rest):
@@ -140,7 +143,29 @@ def draw_partition(
             f"{asked} of labelled images comes to {wanted}, but {len(rest)} training image(s) have "
             "a mask: ask for at least one and at most all of them."
         )
+    if balanced:
+        rest = _balanced_order(source, rest)
     return make_partition(source, rest[:wanted], val=val, train=pool)
+
+
+def _balanced_order(source: Source, order: list[int]) -> list[int]:
+    """Sorts images so that each next one holds the class that the ones before hold least often."""
+    holds = np.zeros((len(order), source.num_classes), bool)
+    for place, index in enumerate(order):
+        labels = np.unique(source.read_label(index))
+        holds[place, labels[labels < source.num_classes]] = True
+    left, chosen = np.ones(len(order), bool), []
+    times = np.zeros(source.num_classes, int)
+    while left.any():
+        remaining = holds[left].any(0)
+        # The first in the random order that holds the class seen least; any, if all hold nothing.
+        rarest = np.where(remaining, times, len(order) + 1).argmin()
+        wanted = left & holds[:, rarest] if remaining.any() else left
+        place = int(wanted.argmax())
+        left[place] = False
+        times += holds[place]
+        chosen.append(order[place])
+    return chosen
 
 
 def partition_files(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:

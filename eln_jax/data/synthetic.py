@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from eln_jax.data.sources import check_classes
+from eln_jax.data.labels import make_code
+from eln_jax.data.sources import check_names
 from eln_jax.errors import UserError
 
 CLASS_NAMES = ("ground", "coin", "wheel", "plank", "ladder", "kite", "leaf", "tent", "fir")
@@ -78,7 +79,8 @@ class SyntheticSource:
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         names = class_names or CLASS_NAMES[:num_classes]
-        self.class_names = check_classes(num_classes, names, ignore_label)
+        make_code(num_classes, ignore_label)  # checks that the numbers agree
+        self.class_names = check_names(num_classes, names)
         self.ids: Sequence[str] = [f"scene_{number:06d}" for number in range(start, start + length)]
         self._size = (int(size[0]), int(size[1]))
         self._seed = seed

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -10,7 +11,11 @@ import jax
 import numpy as np
 
 from eln_jax.data import partitions, pipeline
-from eln_jax.data.sources import FolderSource, Source
+from eln_jax.data.builders import DATASETS
+from eln_jax.data.classes import CLASSES_FILE, ClassList, read_classes, scan_classes
+from eln_jax.data.folder import has_split, open_folder
+from eln_jax.data.labels import LabelCode, make_code, parse_color
+from eln_jax.data.sources import FileSource, Source
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.data.transforms import Augmentation
 from eln_jax.errors import UserError
@@ -37,8 +42,8 @@ class Inputs:
 
 def make_inputs(config: Any) -> Inputs:
     """Opens the sources, draws or reads the partition, and builds the streams."""
-    train, val = _sources(config.data)
-    partition = _partition(config.data, train, val)
+    train, val = open_sources(config.data)
+    partition = choose_partition(config.data, train, val)
     augmentation = Augmentation(
         config.data.geometry, tuple(config.data.scale_range), config.data.flip
     )
@@ -74,8 +79,21 @@ def make_inputs(config: Any) -> Inputs:
     return Inputs(train, val, partition, streams, fingerprint)
 
 
-def _sources(data: Any) -> tuple[Source, Source]:
-    """Opens the training and the validation images."""
+def open_sources(data: Any) -> tuple[Source, Source]:
+    """Opens the training and the validation images that the config's `data` block describes.
+
+    Where validation is a list or a share of the training images, both are the same source.
+    """
+    if data.source == "folder":
+        code = make_code(
+            data.num_classes,
+            data.ignore_label,
+            data.void_labels,
+            data.class_ids,
+            [parse_color(text) for text in data.class_colors],
+            [parse_color(text) for text in data.void_colors],
+        )
+        return _open_folders(data, code)
     if data.source == "synthetic":
         make = partial(
             SyntheticSource,
@@ -88,21 +106,56 @@ def _sources(data: Any) -> tuple[Source, Source]:
         sizes = data.synthetic
         # Far from the training scenes, so that their number does not change the validation.
         return make(sizes.train_size), make(sizes.val_size, start=1_000_000)
-    folder = partial(
-        FolderSource,
+    open_split = partial(
+        DATASETS[data.source].open_split, data.root, ignore_label=data.ignore_label
+    )
+    return open_split(data.train_split), open_split(data.val_split)
+
+
+def _open_folders(data: Any, code: LabelCode) -> tuple[FileSource, FileSource]:
+    open_split = partial(
+        open_folder,
         data.root,
-        num_classes=data.num_classes,
+        code,
         images=data.images,
         masks=data.masks,
-        ignore_label=data.ignore_label,
-        void_labels=data.void_labels,
         class_names=data.class_names,
     )
-    return folder(split=data.train_split), folder(split=data.val_split)
+    if not data.val_list and not data.val_fraction:
+        return open_split(split=data.train_split), open_split(split=data.val_split)
+    split = data.train_split if has_split(data.root, data.images, data.train_split) else ""
+    train = open_split(split=split)
+    return train, train
 
 
-def _partition(data: Any, train: Source, val: Source) -> partitions.Partition:
-    """Reads or draws the labelled images; every labelled image of `val` validates."""
+def find_classes(data: Any) -> tuple[ClassList, str]:
+    """Reads a folder's list of classes or, without one, the masks of labelled and val images.
+
+    Returns:
+        The classes, and in words where they come from.
+    """
+    listed = Path(data.classes) if data.classes else Path(data.root) / CLASSES_FILE
+    if data.classes or listed.is_file():
+        return read_classes(listed), f"from {listed}"
+    # Two classes stand in for those to be found: choosing images decodes no mask.
+    train, val = _open_folders(data, make_code(2, data.ignore_label))
+    partition = choose_partition(data, train, val, balanced=False)
+    masks = [train.mask_path(index) for index in partition.labeled]
+    masks += [val.mask_path(index) for index in partition.val]
+    return scan_classes(masks, (data.ignore_label, *data.void_labels)), (
+        f"found in {len(masks)} masks"
+    )
+
+
+def choose_partition(
+    data: Any, train: Source, val: Source, *, balanced: bool | None = None
+) -> partitions.Partition:
+    """Reads or draws the labelled and the validation images.
+
+    `balanced` stands in for `data.labeled_balanced`, which needs the masks read.
+    """
+    listed = partitions.read_list(data.val_list, val) if data.val_list else []
+    pool = sorted(set(range(len(train))) - set(listed)) if val is train else None
     if data.partition:
         labeled_file, unlabeled_file = partitions.partition_files(data.partition)
         partition = partitions.make_partition(
@@ -111,19 +164,25 @@ def _partition(data: Any, train: Source, val: Source) -> partitions.Partition:
             unlabeled=None
             if unlabeled_file is None
             else partitions.read_list(unlabeled_file, train),
-        )
-    elif data.labeled_count:
-        partition = partitions.draw_partition(
-            train, seed=data.partition_seed, count=data.labeled_count
+            val=listed,
         )
     else:
         partition = partitions.draw_partition(
-            train, seed=data.partition_seed, fraction=data.labeled_fraction
+            train,
+            seed=data.partition_seed,
+            fraction=None if data.labeled_count else data.labeled_fraction,
+            count=data.labeled_count or None,
+            val_fraction=data.val_fraction,
+            train=pool,
+            balanced=data.labeled_balanced if balanced is None else balanced,
         )
-    scored = tuple(i for i in range(len(val)) if val.has_label(i))
+    scored = partition.val or tuple(listed)
+    if val is not train:
+        scored = tuple(index for index in range(len(val)) if val.has_label(index))
     if not scored:
         raise UserError(
-            f"no image of the split {data.val_split!r} has a mask, so nothing can be scored: add "
-            "masks for the validation images."
+            f"there is no validation image with a mask (data.val_split={data.val_split!r}, "
+            f"data.val_list={data.val_list!r}, data.val_fraction={data.val_fraction}), so nothing "
+            "can be scored: add masks, or choose another split, list or share."
         )
     return partition._replace(val=scored)

@@ -158,15 +158,30 @@ def test_narrow_greys_give_what_the_file_stores():
 @pytest.mark.parametrize(
     ("pixels", "mode"),
     [
-        (np.zeros((2, 2, 3), np.uint8), "RGB"),
         (np.zeros((2, 2, 4), np.uint8), "RGBA"),
         (np.zeros((2, 2, 2), np.uint8), "LA"),
-        (np.zeros((2, 2), np.uint16), "I;16"),
+        (np.full((2, 2), 256, np.uint16), "I;16"),
     ],
 )
-def test_masks_that_store_no_ids_are_refused(pixels, mode):
-    with pytest.raises(UserError, match=rf"mask m\.png is stored as {mode}.*8-bit grey or palette"):
+def test_masks_that_store_neither_ids_nor_colours_are_refused(pixels, mode):
+    with pytest.raises(UserError, match=rf"mask m\.png is stored as {mode}.*8-bit grey, palette"):
         decode_mask(stored(Image.fromarray(pixels), "PNG"), "m.png")
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_masks_may_store_colours(channels):
+    colors = np.arange(2 * 3 * channels, dtype=np.uint8).reshape(2, 3, channels)
+    colors[..., 3:] = 255
+    decoded, turned = decode_mask(stored(Image.fromarray(colors), "PNG"))
+    np.testing.assert_array_equal(decoded, colors[..., :3])
+    assert not turned
+
+
+def test_sixteen_bit_masks_of_small_ids_are_read():
+    ids = np.array([[0, 255], [3, 7]], np.uint16)
+    decoded, _ = decode_mask(stored(Image.fromarray(ids), "PNG"))
+    np.testing.assert_array_equal(decoded, ids)
+    assert decoded.dtype == np.uint8
 
 
 def test_a_mask_is_turned_with_its_image_where_only_that_fits():

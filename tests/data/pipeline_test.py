@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eln_jax.data.folder import open_folder
+from eln_jax.data.labels import make_code
 from eln_jax.data.pipeline import (
     class_frequencies,
     fingerprint,
     read_examples,
     train_stream,
 )
-from eln_jax.data.sources import FolderSource
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.data.transforms import Augmentation
 from eln_jax.errors import UserError
@@ -219,7 +220,7 @@ def folder(tmp_path):
 def test_masks_of_unlabelled_images_are_never_opened(folder):
     for path in folder.glob("masks/*"):
         path.write_bytes(b"not to be opened")
-    source = FolderSource(folder, num_classes=3)
+    source = open_folder(folder, make_code(3))
     take(still_stream(source, range(3), 2), 4)
     settings = SETTINGS | {"with_labels": True}
     with pytest.raises(UserError, match=r"masks.*png cannot be read"):
@@ -228,7 +229,7 @@ def test_masks_of_unlabelled_images_are_never_opened(folder):
 
 def test_a_worker_names_the_file_that_it_cannot_read(folder):
     (folder / "images/1.png").write_bytes(b"broken")
-    source = FolderSource(folder, num_classes=3)
+    source = open_folder(folder, make_code(3))
     with pytest.raises(UserError, match=r"1\.png cannot be read"):
         take(train_stream(source, [1], **SETTINGS, num_workers=1), 1)
 
@@ -244,7 +245,7 @@ def test_nothing_to_train_on_and_uneven_shares_are_refused():
 
 def test_the_fingerprint_outlives_a_move_but_no_other_labels(folder):
     def of(root, **settings):
-        source = FolderSource(root, num_classes=3, **settings)
+        source = open_folder(root, make_code(3, **settings))
         return fingerprint(source, range(3), **SETTINGS)
 
     base = of(folder)
@@ -339,7 +340,7 @@ def test_reading_ahead_is_bounded_and_stops_with_the_reader():
 def test_an_example_without_a_label_is_named(folder):
     (folder / "masks/1.png").unlink()
     with pytest.raises(UserError, match=r"1\.png has no mask"):
-        list(read_examples(FolderSource(folder, num_classes=3), range(3)))
+        list(read_examples(open_folder(folder, make_code(3)), range(3)))
 
 
 def test_class_frequencies_are_counted_by_hand(folder):
@@ -347,7 +348,7 @@ def test_class_frequencies_are_counted_by_hand(folder):
     mask[:, :2] = 255
     mask[0, 4:] = 2
     Image.fromarray(mask).save(folder / "masks/0.png")
-    source = FolderSource(folder, num_classes=4)
+    source = open_folder(folder, make_code(4))
     found = class_frequencies(source, [0, 1])
     np.testing.assert_allclose(found, np.array([44, 64, 4, 0]) / 112, rtol=1e-12)
     assert found.dtype == np.float64

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eln_jax.data.sources import FolderSource, subset
+from eln_jax.data.folder import open_folder
+from eln_jax.data.labels import make_code
+from eln_jax.data.sources import subset
 from eln_jax.errors import UserError
 
 SHAPE = (8, 10)
@@ -35,7 +37,7 @@ def root(tmp_path):
 
 
 def test_ids_are_sorted_relative_stems_and_pairs_match(root):
-    source = FolderSource(root, num_classes=3)
+    source = open_folder(root, make_code(3))
     assert source.ids == ["a.v2", "b", "town/a"]
     assert len(source) == 3
     assert [source.has_label(index) for index in range(3)] == [True, False, True]
@@ -47,7 +49,7 @@ def test_ids_are_sorted_relative_stems_and_pairs_match(root):
 def test_other_files_and_hidden_files_are_passed_over(root):
     (root / "images/Thumbs.db").write_bytes(b"x")
     (root / "images/._b.png").write_bytes(b"x")
-    assert len(FolderSource(root, num_classes=3)) == 3
+    assert len(open_folder(root, make_code(3))) == 3
 
 
 def test_linked_folders_are_followed_and_loops_end(root, tmp_path_factory):
@@ -55,16 +57,16 @@ def test_linked_folders_are_followed_and_loops_end(root, tmp_path_factory):
     write(other / "c.png", picture())
     (root / "images/linked").symlink_to(other, target_is_directory=True)
     (root / "images/loop").symlink_to(root / "images", target_is_directory=True)
-    assert FolderSource(root, num_classes=3).ids == ["a.v2", "b", "linked/c", "town/a"]
+    assert open_folder(root, make_code(3)).ids == ["a.v2", "b", "linked/c", "town/a"]
 
 
 def test_split_and_folder_names(root):
-    source = FolderSource(root, num_classes=3, split="town")
+    source = open_folder(root, make_code(3), split="town")
     assert source.ids == ["a"]
     np.testing.assert_array_equal(source.read_label(0), mask(1))
     write(root / "JPEGImages/x.jpg", picture())
     write(root / "SegmentationClassAug/x.png", mask(1))
-    voc = FolderSource(root, num_classes=3, images="JPEGImages", masks="SegmentationClassAug")
+    voc = open_folder(root, make_code(3), images="JPEGImages", masks="SegmentationClassAug")
     assert voc.ids == ["x"]
     assert voc.has_label(0)
 
@@ -73,9 +75,9 @@ def test_void_labels_become_the_ignore_label(tmp_path):
     ids = np.array([[0, 1, 11], [255, 12, 2]], np.uint8)
     write(tmp_path / "images/a.png", picture(shape=(2, 3)))
     write(tmp_path / "masks/a.png", ids)
-    source = FolderSource(tmp_path, num_classes=3, void_labels=(11, 12))
+    source = open_folder(tmp_path, make_code(3, void_labels=(11, 12)))
     np.testing.assert_array_equal(source.read_label(0), [[0, 1, 255], [255, 255, 2]])
-    other = FolderSource(tmp_path, num_classes=3, void_labels=(11, 12, 255), ignore_label=254)
+    other = open_folder(tmp_path, make_code(3, void_labels=(11, 12, 255), ignore_label=254))
     np.testing.assert_array_equal(other.read_label(0), [[0, 1, 254], [254, 254, 2]])
 
 
@@ -84,68 +86,79 @@ def test_a_label_out_of_range_is_named_with_place_and_remedy(root):
     values[3, 7] = 9
     write(root / "masks/town/a.png", values)
     with pytest.raises(UserError, match=r"a\.png holds the label 9 .*row 3, column 7.*void_labels"):
-        FolderSource(root, num_classes=3).read_label(2)
+        open_folder(root, make_code(3)).read_label(2)
 
 
 def test_a_mask_of_another_size_is_named(root):
     write(root / "masks/town/a.png", mask(1, (8, 9)))
     with pytest.raises(UserError, match=r"a\.png has 9x8 pixels .*its image has 10x8"):
-        FolderSource(root, num_classes=3).read_label(2)
+        open_folder(root, make_code(3)).read_label(2)
 
 
 def test_a_missing_mask_is_named_when_asked_for(root):
     with pytest.raises(UserError, match=r"b\.png has no mask"):
-        FolderSource(root, num_classes=3).read_label(1)
+        open_folder(root, make_code(3)).read_label(1)
 
 
 def test_a_corrupt_image_is_named(root):
     (root / "images/b.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     with pytest.raises(UserError, match=r"b\.png cannot be read"):
-        FolderSource(root, num_classes=3).read_image(1)
+        open_folder(root, make_code(3)).read_image(1)
 
 
 def test_missing_and_empty_folders_say_what_to_do(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*nowhere"):
-        FolderSource(tmp_path / "nowhere", num_classes=3)
+        open_folder(tmp_path / "nowhere", make_code(3))
     (tmp_path / "pictures").mkdir()
     with pytest.raises(UserError, match=r"no folder .*images.*it has pictures"):
-        FolderSource(tmp_path, num_classes=3)
+        open_folder(tmp_path, make_code(3))
     (tmp_path / "images/train").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no split 'trian' in .*train"):
-        FolderSource(tmp_path, num_classes=3, split="trian")
+        open_folder(tmp_path, make_code(3), split="trian")
     with pytest.raises(UserError, match="no images below"):
-        FolderSource(tmp_path, num_classes=3, split="train")
+        open_folder(tmp_path, make_code(3), split="train")
 
 
 def test_two_images_of_one_name_are_refused(root):
     write(root / "images/b.jpg", picture())
     with pytest.raises(UserError, match="two images share the name 'b'"):
-        FolderSource(root, num_classes=3)
+        open_folder(root, make_code(3))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_classes": 1}, "num_classes is 1"),
-        ({"num_classes": 256}, "num_classes is 256"),
-        ({"num_classes": 3, "ignore_label": 2}, "ignore_label is 2"),
-        ({"num_classes": 3, "ignore_label": 256}, "ignore_label is 256"),
-        ({"num_classes": 3, "class_names": ("a", "b")}, "2 class_names for 3 classes"),
-        ({"num_classes": 3, "void_labels": (300,)}, "void_labels holds 300"),
-    ],
-)
-def test_contradictory_numbers_are_refused(root, settings, message):
-    with pytest.raises(UserError, match=message):
-        FolderSource(root, **settings)
+def test_another_number_of_names_than_of_classes_is_refused(root):
+    with pytest.raises(UserError, match="2 class_names for 3 classes"):
+        open_folder(root, make_code(3), class_names=("a", "b"))
+
+
+def test_a_jpeg_mask_is_refused_unless_a_true_one_stands_beside_it(root):
+    write(root / "masks/b.jpg", mask(1))
+    with pytest.raises(UserError, match=r"b\.jpg is a JPEG, which changes"):
+        open_folder(root, make_code(3))
+    write(root / "masks/b.png", mask(1))
+    assert open_folder(root, make_code(3)).has_label(1)
+
+
+def test_masks_of_colours_are_read_by_a_colour_map(root):
+    colors = np.zeros((*SHAPE, 3), np.uint8)
+    colors[2, 3], colors[4, 5] = (128, 0, 64), (224, 224, 192)
+    write(root / "masks/b.png", colors)
+    code = make_code(2, colors=[(0, 0, 0), (128, 0, 64)], void_colors=[(224, 224, 192)])
+    label = open_folder(root, code).read_label(1)
+    assert (label[2, 3], label[4, 5], label[0, 0]) == (1, 255, 0)
+    assert label.sum() == 1 + 255
+    with pytest.raises(UserError, match=r"b\.png holds colours, .*classes\.txt"):
+        open_folder(root, make_code(2)).read_label(1)
+    with pytest.raises(UserError, match=r"colour #e0e0c0 \(first at row 4, column 5\)"):
+        open_folder(root, make_code(2, colors=[(0, 0, 0), (128, 0, 64)])).read_label(1)
 
 
 def test_a_source_survives_the_way_to_a_worker(root):
-    source = pickle.loads(pickle.dumps(FolderSource(root, num_classes=3)))
+    source = pickle.loads(pickle.dumps(open_folder(root, make_code(3))))
     np.testing.assert_array_equal(source.read_image(2), picture(2))
 
 
 def test_subset_looks_ids_up_and_names_the_nearest(root):
-    source = FolderSource(root, num_classes=3)
+    source = open_folder(root, make_code(3))
     assert subset(source, ["town/a", "a.v2"]) == [2, 0]
     with pytest.raises(UserError, match=r"names the image 'town/aa'.*Did you mean town/a"):
         subset(source, ["town/aa"])

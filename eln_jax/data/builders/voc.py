@@ -1,0 +1,113 @@
+"""PASCAL VOC 2012 segmentation, with the augmented training set of SBD, from the devkit.
+
+http://host.robots.ox.ac.uk/pascal/VOC/voc2012/; Hariharan et al., "Semantic contours from inverse
+detectors", ICCV 2011.
+"""
+
+from pathlib import Path
+
+from eln_jax.data.labels import make_code
+from eln_jax.data.sources import ExampleFiles, FileSource
+from eln_jax.errors import UserError
+
+NAME = "voc"
+SPLITS = ("train", "trainaug", "val")
+CLASS_NAMES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+
+
+def open_split(root: str | Path, split: str, ignore_label: int = 255) -> FileSource:
+    """Lists a split; opens no image.
+
+    VOC's own masks (`SegmentationClass`) go before those of the augmented set
+    (`SegmentationClassAug`) where an image has both: only they have void borders.
+
+    Args:
+      root: VOC2012, VOCdevkit, or the folder that holds it.
+      split: "train" (1,464 images), "trainaug" (10,582) or "val" (1,449), or another list in
+        ImageSets/Segmentation.
+      ignore_label: Label of void.
+
+    Raises:
+      UserError: The layout is another one, or a listed image is missing.
+    """
+    devkit = find_devkit(Path(root))
+    examples = []
+    for key in split_ids(devkit, split):
+        image = devkit / "JPEGImages" / f"{key}.jpg"
+        if not image.is_file():
+            raise UserError(
+                f"the list of the split {split!r} names {key!r}, but {image} is missing."
+            )
+        masks = (
+            devkit / folder / f"{key}.png"
+            for folder in ("SegmentationClass", "SegmentationClassAug")
+        )
+        examples.append(ExampleFiles(key, image, next((m for m in masks if m.is_file()), None)))
+    return FileSource(
+        examples,
+        make_code(len(CLASS_NAMES), ignore_label),
+        class_names=CLASS_NAMES,
+        description={"kind": NAME, "split": split},
+    )
+
+
+def find_devkit(root: Path) -> Path:
+    """Returns the folder VOC2012 at or below `root`.
+
+    Raises:
+      UserError: There is none.
+    """
+    for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        if (folder / "JPEGImages").is_dir() and (folder / "ImageSets" / "Segmentation").is_dir():
+            return folder
+    raise UserError(
+        f"{root} is not VOC 2012: give the folder VOC2012 of the devkit, with JPEGImages, "
+        "SegmentationClass and ImageSets/Segmentation inside, as data.root."
+    )
+
+
+def split_ids(devkit: Path, split: str) -> list[str]:
+    """Reads a list of ImageSets/Segmentation; "trainaug" may also be told by the masks there are.
+
+    Raises:
+      UserError: There is no such list.
+    """
+    lists = devkit / "ImageSets" / "Segmentation"
+    names = ("trainaug", "train_aug") if split == "trainaug" else (split,)
+    for name in names:
+        if (lists / f"{name}.txt").is_file():
+            return sorted(set((lists / f"{name}.txt").read_text().split()))
+    augmented = devkit / "SegmentationClassAug"
+    if split == "trainaug" and augmented.is_dir():
+        return sorted(
+            {path.stem for path in augmented.glob("*.png")} - set(split_ids(devkit, "val"))
+        )
+    known = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "there are none"
+    hint = (
+        " or a folder SegmentationClassAug with the masks of the augmented set"
+        if split == "trainaug"
+        else ""
+    )
+    raise UserError(f"{lists} has no list {split}.txt{hint} (lists: {known}).")
