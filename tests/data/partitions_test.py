@@ -178,3 +178,19 @@ def test_a_pair_of_lists_makes_a_partition(tmp_path):
         TEN, read_list(labeled, TEN), unlabeled=read_list(unlabeled, TEN), val=np.arange(8, 10)
     )
     assert partition == (tuple(range(5)), (5, 6, 7), (8, 9))
+
+
+def test_a_balanced_draw_holds_the_rare_class():
+    class Source(Listed):
+        num_classes = 3
+
+        def read_label(self, index):
+            return np.array([[0, 1 if index % 2 else 0, 2 if index == 17 else 255]], np.uint8)
+
+    source = Source([f"{number:02d}" for number in range(40)])
+    for seed in range(5):
+        balanced = draw_partition(source, seed=seed, count=4, balanced=True).labeled
+        assert 17 in balanced
+        assert sum(index % 2 for index in balanced) >= 2
+    with_rare = [17 in draw_partition(source, seed=seed, count=4).labeled for seed in range(5)]
+    assert not all(with_rare)
