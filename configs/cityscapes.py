@@ -1,7 +1,7 @@
 """Cityscapes, 2,975 street scenes of 1024x2048, 19 classes.
 
     python -m eln_jax.main --config=configs/cityscapes.py --workdir=runs/cityscapes \
-        --config.data.root=CITYSCAPES --config.data.partition=splits/8_labeled_0
+        --config.data.root=CITYSCAPES --config.data.partition=ssl_eln/cityscapes/8_labeled_0
 
 CITYSCAPES holds leftImg8bit and gtFine as they are unpacked from the official archives.
 

@@ -1,7 +1,7 @@
 """PASCAL VOC 2012 with the augmented training set: 10,582 images, 21 classes.
 
     python -m eln_jax.main --config=configs/voc.py --workdir=runs/voc --config.data.root=VOC \
-        --config.data.partition=splits/8_labeled_0
+        --config.data.partition=ssl_eln/voc/8_labeled_0
 
 VOC is the devkit's folder VOC2012, or one above it; the augmented set needs SegmentationClassAug.
 

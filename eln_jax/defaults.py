@@ -86,8 +86,9 @@ def _data() -> Any:
     # that have a mask.
     data.val_list = ""
     data.val_fraction = 0.0
-    # Which training images count as labelled. A file with an id a line, or the stem of a pair of
-    # files as "partitions/8_labeled_0"; empty: drawn by seed, as many as the next fields say.
+    # Which training images count as labelled. A file with an id a line; the stem of a pair of files
+    # as "partitions/8_labeled_0"; a published pair as "ssl_eln/voc/8_labeled_0" (fetched; names in
+    # eln_jax/data/protocols.json); empty: drawn by seed, as many as the next fields say.
     data.partition = ""
     data.labeled_fraction = 0.125  # of the training images with a mask, without a partition (1/8)
     data.labeled_count = 0  # number of labelled images instead of a fraction; 0: the fraction

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eln_jax.data.decoding import IMAGE_SUFFIXES
+from eln_jax.data.protocols import fetch_protocol, is_protocol
 from eln_jax.data.sources import Source
 from eln_jax.errors import UserError, did_you_mean
 
@@ -173,7 +174,8 @@ def partition_files(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
 
     Args:
       path: The list of labelled images with its suffix, which then stands alone; or, without the
-        suffix `.txt`, the first of a pair as in `8_labeled_0` and `8_unlabeled_0`.
+        suffix `.txt`, the first of a pair as in `8_labeled_0` and `8_unlabeled_0`; or the name of
+        a published pair, as in `ssl_eln/voc/8_labeled_0`.
 
     Returns:
       The list of labelled images, and the list of unlabelled ones if there is one.
@@ -181,6 +183,8 @@ def partition_files(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     Raises:
       UserError: There is no such list.
     """
+    if is_protocol(str(path)) and not Path(f"{path}.txt").is_file():
+        return fetch_protocol(str(path))
     path = Path(path)
     if path.suffix == ".txt":
         labeled, unlabeled = path, None
@@ -242,7 +246,8 @@ def read_list(path: str | os.PathLike[str], source: Source) -> list[int]:
 
 def _without_suffix(entry: str) -> str:
     stem, suffix = os.path.splitext(entry)  # noqa: PTH122 - ids are not paths of this machine
-    return stem if suffix.lower() in IMAGE_SUFFIXES else entry
+    stem = stem if suffix.lower() in IMAGE_SUFFIXES else entry
+    return stem.removesuffix("_leftImg8bit")  # some lists of Cityscapes name whole files
 
 
 def _find(entry: str, index_of: dict[str, int]) -> int | None:

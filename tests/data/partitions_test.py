@@ -157,6 +157,13 @@ def test_a_draw_without_masks_is_refused():
         draw_partition(Listed("ab", unlabeled="ab"), seed=0, fraction=0.5)
 
 
+def test_lists_that_name_whole_files_of_cityscapes_are_read(tmp_path):
+    source = Listed(["jena/jena_000078_000019"])
+    entry = "leftImg8bit/train/jena/jena_000078_000019"
+    line = f"{entry}_leftImg8bit.png gtFine/train/jena/jena_000078_000019_gtFine_labelTrainIds.png"
+    assert read_list(write(tmp_path / "list.txt", line), source) == [0]
+
+
 def test_a_short_name_stands_for_a_pair_of_lists(tmp_path):
     for name in ("8_labeled_0", "8_unlabeled_0", "alone_labeled", "mine"):
         write(tmp_path / f"{name}.txt", "")
