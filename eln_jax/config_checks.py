@@ -59,6 +59,7 @@ NOT_NEGATIVE = (
     "steps.eln",
     "steps.semi_supervised",
     "data.labeled_count",
+    "data.max_unreadable",
     "data.partition_seed",
     "data.synthetic.seed",
     "data.workers",

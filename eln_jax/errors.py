@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class UnreadableFileError(UserError):
+    """A picture is missing, damaged or of a kind that cannot be read; others may be well."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns a sentence with the known name nearest to a mistyped one; empty if none is near."""
     known = list(known)

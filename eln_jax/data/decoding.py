@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from eln_jax.errors import UserError
+from eln_jax.errors import UnreadableFileError, UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 
@@ -44,14 +44,14 @@ File = str | os.PathLike[str] | BinaryIO
 
 @contextlib.contextmanager
 def _naming(file: File, name: str, kind: str) -> Iterator[None]:
-    """Turns a decoder's exception into a UserError that names the file."""
+    """Turns a decoder's exception into one that names the file."""
     try:
         yield
     except UserError:
         raise
     except _DECODING_ERRORS as error:
         where = name or str(file)
-        raise UserError(
+        raise UnreadableFileError(
             f"{kind} {where} cannot be read ({error}): replace the file or take it out."
         ) from error
 

@@ -11,12 +11,15 @@ import grain
 import numpy as np
 
 from eln_jax.data.sources import Source
-from eln_jax.data.stream import Batch, HostRecords, Stream
+from eln_jax.data.stream import UNREADABLE, Batch, HostRecords, Stream, Unreadable
 from eln_jax.data.transforms import Augmentation, augment
-from eln_jax.errors import UserError
+from eln_jax.errors import UnreadableFileError, UserError
 
 # Goes up when the same settings would give other batches, so that no run resumes across it.
 _FORMAT = 1
+
+# How many examples are tried in place of one that cannot be read.
+_REPLACEMENTS = 10
 
 
 def train_stream(
@@ -32,7 +35,8 @@ def train_stream(
     num_threads: int = 4,
     shard_index: int = 0,
     shard_count: int = 1,
-) -> grain.IterDataset:
+    max_unreadable: int = 0,
+) -> Stream:
     """Builds an endless stream of augmented batches.
 
     Every pass over the images has an order of its own, and a batch may span two passes. Batch
@@ -53,11 +57,13 @@ def train_stream(
       num_threads: Threads that make batches, in each process; 0 makes each when it is asked for.
       shard_index: Number of this host.
       shard_count: Number of hosts.
+      max_unreadable: How many examples may have files that cannot be read; another one, drawn like
+        everything else, takes such an example's place. One more ends the stream with its error.
 
     Returns:
       A dataset whose iterators give `image` uint8 `[batch, height, width, 3]` and either `label`
       uint8 `[batch, height, width]`, or `inside` bool `[batch, height, width]`: True on the image,
-      False on padding. They have `get_state`, `set_state`, `start_prefetch` and `close`.
+      False on padding. `eln_jax.data.stream.StreamIterator` has their methods.
 
     Raises:
       UserError: There are no images, or the batch cannot be divided among the hosts.
@@ -70,9 +76,10 @@ def train_stream(
             "positive multiple of their number."
         )
     order_seed, view_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
-    load = _LoadView(source, with_labels, crop_size, augmentation)
+    chosen = [int(index) for index in indices]
+    load = _LoadView(source, chosen, with_labels, crop_size, augmentation)
     records = (
-        grain.MapDataset.source([int(index) for index in indices])
+        grain.MapDataset.source(chosen)
         .shuffle(seed=order_seed)
         .repeat()
         .random_map(load, seed=view_seed)
@@ -80,7 +87,7 @@ def train_stream(
     if shard_count > 1:
         records = HostRecords(records, batch_size, shard_index, shard_count)
     batches = records.batch(batch_size // shard_count, drop_remainder=True)
-    return Stream(batches, num_workers, num_threads)
+    return Stream(batches, num_workers, num_threads, Unreadable(load.read, max_unreadable))
 
 
 def fingerprint(
@@ -128,22 +135,45 @@ class _LoadView:
     """Reads a record and makes its training view."""
 
     source: Source
+    indices: Sequence[int]
     with_labels: bool
     crop_size: tuple[int, int]
     augmentation: Augmentation
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+        (image, label), unreadable = self._read_or_replace(index, rng)
         view = augment(
-            self.source.read_image(index),
-            self.source.read_label(index) if self.with_labels else None,
+            image,
+            label,
             rng,
             crop_size=self.crop_size,
             augmentation=self.augmentation,
             ignore_label=self.source.ignore_label,
         )
+        example = {"image": view.image, UNREADABLE: np.int32(unreadable)}
         if view.label is None:
-            return {"image": view.image, "inside": view.inside}
-        return {"image": view.image, "label": view.label}
+            return example | {"inside": view.inside}
+        return example | {"label": view.label}
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Reads an image and, if the stream has labels, its label."""
+        label = self.source.read_label(index) if self.with_labels else None
+        return self.source.read_image(index), label
+
+    def _read_or_replace(
+        self, index: int, rng: np.random.Generator
+    ) -> tuple[tuple[np.ndarray, np.ndarray | None], int]:
+        """Returns an example, and the index of the first that could not be read, or -1."""
+        try:
+            return self.read(index), -1
+        except UnreadableFileError:
+            pass
+        for _ in range(_REPLACEMENTS):
+            try:
+                return self.read(self.indices[rng.integers(len(self.indices))]), index
+            except UnreadableFileError:
+                pass
+        return self.read(index), index  # most are unreadable: let the error through
 
 
 def read_examples(

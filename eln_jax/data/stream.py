@@ -4,14 +4,60 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 
+from eln_jax.errors import UnreadableFileError, UserError
+
 Batch = dict[str, np.ndarray]
+
+
+# What a batch holds beside the arrays: for each example, the index of the one whose files could not
+# be read and whose place it takes, or -1.
+UNREADABLE = "unreadable"
+
+
+class Unreadable:
+    """The examples that could not be read so far."""
+
+    def __init__(self, read: Callable[[int], Any], limit: int):
+        """Starts with none.
+
+        Args:
+          read: Reads an example by its index, or raises the error that names its file.
+          limit: How many there may be.
+        """
+        self._read = read
+        self._limit = limit
+        self._errors: dict[int, str] = {}
+
+    def note(self, indices: np.ndarray) -> list[str]:
+        """Counts a batch's unreadable examples.
+
+        Returns:
+          What is wrong with those not met before.
+
+        Raises:
+          UserError: There are more than the limit.
+        """
+        new = []
+        for index in dict.fromkeys(indices[indices >= 0].tolist()):
+            if index in self._errors:
+                continue
+            try:
+                self._read(index)  # the error stayed with the worker
+            except UnreadableFileError as error:
+                self._errors[index] = str(error)
+            else:
+                self._errors[index] = f"example {index} could not be read for a while."
+            if len(self._errors) > self._limit:
+                raise UserError(self._errors[index])
+            new.append(self._errors[index])
+        return new
 
 
 class HostRecords(grain.MapDataset):
@@ -40,9 +86,16 @@ class HostRecords(grain.MapDataset):
 class Stream(grain.IterDataset):
     """Batches by index as a stream, made ahead by threads or by worker processes."""
 
-    def __init__(self, batches: grain.MapDataset, num_workers: int, num_threads: int):
+    def __init__(
+        self,
+        batches: grain.MapDataset,
+        num_workers: int,
+        num_threads: int,
+        unreadable: Unreadable,
+    ):
         super().__init__()
         self._batches = batches
+        self.unreadable = unreadable
         self._num_workers = num_workers
         self._num_threads = num_threads
 
@@ -79,15 +132,22 @@ class StreamIterator(grain.DatasetIterator):
         self._stream = stream
         self._next_batch = 0
         self._running: grain.DatasetIterator | None = None
+        self._complaints: list[str] = []
 
     def __next__(self) -> Batch:
         """Returns the next batch, plain arrays by name."""
         self._assert_not_closed()
         self.start_prefetch()
         assert self._running is not None
-        batch = next(self._running)
+        batch = {name: _plain(value) for name, value in next(self._running).items()}
+        self._complaints += self._stream.unreadable.note(batch.pop(UNREADABLE))
         self._next_batch += 1
-        return {name: _plain(value) for name, value in batch.items()}
+        return batch
+
+    def complaints(self) -> list[str]:
+        """Returns what could not be read since the last call, a sentence an example."""
+        found, self._complaints = self._complaints, []
+        return found
 
     def get_state(self) -> dict[str, int]:
         """Returns the number of batches given, for JSON."""

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 
@@ -16,6 +15,7 @@ from eln_jax.data.classes import CLASSES_FILE, ClassList, read_classes, scan_cla
 from eln_jax.data.folder import has_split, open_folder
 from eln_jax.data.labels import LabelCode, make_code, parse_color
 from eln_jax.data.sources import FileSource, Source
+from eln_jax.data.stream import Stream
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.data.transforms import Augmentation
 from eln_jax.errors import UserError
@@ -36,7 +36,7 @@ class Inputs:
     train: Source
     val: Source
     partition: partitions.Partition
-    streams: Mapping[str, grain.IterDataset]
+    streams: Mapping[str, Stream]
     fingerprint: dict[str, Any]
 
 
@@ -74,6 +74,7 @@ def make_inputs(config: Any) -> Inputs:
             num_threads=config.data.threads,
             shard_index=jax.process_index(),
             shard_count=jax.process_count(),
+            max_unreadable=config.data.max_unreadable,
         )
         fingerprint[name] = pipeline.fingerprint(train, **arguments, **common)
     return Inputs(train, val, partition, streams, fingerprint)

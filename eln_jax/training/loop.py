@@ -27,6 +27,7 @@ FREE_ON_RESUME = (
     "checkpoint.",
     "compare_supervised:",
     "data.root:",
+    "data.max_unreadable:",
     "data.threads:",
     "data.workers:",
     "eval.batch_size:",
@@ -219,7 +220,11 @@ class Run:
 
     def _next_batch(self, phase: str) -> dict[str, Any]:
         names = ("labeled", "unlabeled") if phase == "semi_supervised" else ("labeled",)
-        return {name: next(self.iterators[name]) for name in names}
+        batch = {name: next(self.iterators[name]) for name in names}
+        for name in names:
+            for complaint in self.iterators[name].complaints():
+                self.display.message(f"Left out: {complaint}")
+        return batch
 
     def _prepare_teacher(self, phase: Phase) -> None:
         every = self.parts.config.method.student_reset_every

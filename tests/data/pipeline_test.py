@@ -227,6 +227,44 @@ def test_masks_of_unlabelled_images_are_never_opened(folder):
         take(train_stream(source, range(3), **settings), 1)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_others_take_the_place_of_what_cannot_be_read(folder, num_workers):
+    (folder / "images/1.png").write_bytes(b"broken")
+    source = open_folder(folder, make_code(3))
+    settings = SETTINGS | {"augmentation": STILL, "crop_size": (8, 8)}
+    iterator = iter(
+        train_stream(source, range(3), **settings, num_workers=num_workers, max_unreadable=1)
+    )
+    batches = [next(iterator) for _ in range(6)]
+    (complaint,) = iterator.complaints()
+    assert "images/1.png cannot be read" in complaint
+    assert iterator.complaints() == []
+    iterator.close()
+    # The images are flat, of the grey of their index.
+    seen = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
+    assert set(seen) == {0, 2}
+    assert [set(batch) for batch in batches] == [{"image", "label"}] * 6
+    alone = iter(train_stream(source, range(3), **settings, max_unreadable=1))
+    for batch in batches:
+        np.testing.assert_array_equal(next(alone)["image"], batch["image"])
+    alone.close()
+
+
+def test_more_than_so_many_end_the_stream(folder):
+    source = open_folder(folder, make_code(3))
+    for name in ("0", "1"):
+        (folder / f"images/{name}.png").unlink()
+    with pytest.raises(UserError, match=r"images/[01]\.png cannot be read"):
+        take(train_stream(source, range(3), **SETTINGS, max_unreadable=1), 9)
+
+
+def test_a_wrong_label_is_no_damage_and_stops_at_once(folder):
+    Image.fromarray(np.full((8, 8), 9, np.uint8)).save(folder / "masks/1.png")
+    source = open_folder(folder, make_code(3))
+    with pytest.raises(UserError, match="holds the label 9"):
+        take(train_stream(source, range(3), **SETTINGS, max_unreadable=10), 2)
+
+
 def test_a_worker_names_the_file_that_it_cannot_read(folder):
     (folder / "images/1.png").write_bytes(b"broken")
     source = open_folder(folder, make_code(3))
