@@ -15,8 +15,8 @@ def get_config(variant: str = ""):
     config.batch_size_labeled = 8
     config.batch_size_unlabeled = 8
     config.steps.supervised = 300
-    config.steps.eln = 150
-    config.steps.semi_supervised = 450
+    config.steps.eln = 100
+    config.steps.semi_supervised = 700
     config.model.encoder = "resnet_tiny"
     config.model.eln_encoder = "resnet_tiny"
     config.model.pretrained = ""
@@ -29,6 +29,9 @@ def get_config(variant: str = ""):
     config.data.num_classes = 6
     config.data.labeled_count = 32
     config.data.scale_range = (0.75, 1.4)  # half the size blurs away what tells the classes apart
+    # The paper's 20 and 50 would keep the auxiliary decoders from learning at all here: 20 times
+    # the main decoder's loss is more than they ever have.
+    config.method.loss_ceilings = (2.0, 4.0)
     config.method.contrastive_windows = 1
     config.method.contrastive_window_size = 12
     config.views.cutmix_probability = 1.0

@@ -10,6 +10,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from eln_jax.data.simulated_errors import Simulation, simulate_errors
 from eln_jax.data.sources import Source
 from eln_jax.data.stream import UNREADABLE, Batch, HostRecords, Stream, Unreadable
 from eln_jax.data.transforms import Augmentation, augment
@@ -36,6 +37,7 @@ def train_stream(
     shard_index: int = 0,
     shard_count: int = 1,
     max_unreadable: int = 0,
+    simulation: Simulation | None = None,
 ) -> Stream:
     """Builds an endless stream of augmented batches.
 
@@ -57,6 +59,8 @@ def train_stream(
       num_threads: Threads that make batches, in each process; 0 makes each when it is asked for.
       shard_index: Number of this host.
       shard_count: Number of hosts.
+      simulation: Errors to make on purpose, if `with_labels`; batches then have `simulated`, a
+        second map like `label`.
       max_unreadable: How many examples may have files that cannot be read; another one, drawn like
         everything else, takes such an example's place. One more ends the stream with its error.
 
@@ -77,7 +81,7 @@ def train_stream(
         )
     order_seed, view_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
     chosen = [int(index) for index in indices]
-    load = _LoadView(source, chosen, with_labels, crop_size, augmentation)
+    load = _LoadView(source, chosen, with_labels, crop_size, augmentation, simulation)
     records = (
         grain.MapDataset.source(chosen)
         .shuffle(seed=order_seed)
@@ -99,6 +103,7 @@ def fingerprint(
     augmentation: Augmentation,
     seed: int,
     with_labels: bool,
+    simulation: Simulation | None = None,
 ) -> dict[str, Any]:
     """Names everything that decides the batches of a stream; to resume, all of it must be equal.
 
@@ -110,6 +115,7 @@ def fingerprint(
       augmentation: What is done to an image.
       seed: Draws order and augmentation.
       with_labels: Whether labels are read.
+      simulation: Which errors are made.
 
     Returns:
       Plain values that go to JSON and come back equal.
@@ -127,6 +133,7 @@ def fingerprint(
         "flip": augmentation.flip,
         "seed": seed,
         "with_labels": with_labels,
+        "simulation": dataclasses.asdict(simulation) if simulation else None,
     }
 
 
@@ -139,6 +146,7 @@ class _LoadView:
     with_labels: bool
     crop_size: tuple[int, int]
     augmentation: Augmentation
+    simulation: Simulation | None
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
         (image, label), unreadable = self._read_or_replace(index, rng)
@@ -153,7 +161,17 @@ class _LoadView:
         example = {"image": view.image, UNREADABLE: np.int32(unreadable)}
         if view.label is None:
             return example | {"inside": view.inside}
-        return example | {"label": view.label}
+        example["label"] = view.label
+        if self.simulation is not None:
+            example["simulated"] = simulate_errors(
+                view.label,
+                rng,
+                num_classes=self.source.num_classes,
+                ignore_label=self.source.ignore_label,
+                error_rate=self.simulation.error_rate,
+                ops=self.simulation.ops,
+            )
+        return example
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Reads an image and, if the stream has labels, its label."""
@@ -170,7 +188,7 @@ class _LoadView:
             pass
         for _ in range(_REPLACEMENTS):
             try:
-                return self.read(self.indices[rng.integers(len(self.indices))]), index
+                return self.read(self.indices[int(rng.integers(len(self.indices)))]), index
             except UnreadableFileError:
                 pass
         return self.read(index), index  # most are unreadable: let the error through

@@ -10,7 +10,8 @@ The host picks the phase from the step number, so each phase compiles once:
 Networks are passed in: `networks.student`, `.aux_decoder` and `.eln` are Linen modules as
 `eln_jax.models.segmenter` wires them. A batch is {"labeled": {"image": uint8 [n, h, w, 3],
 "label": uint8 [n, h, w]}} and, in the third phase, "unlabeled": {"image": uint8 [m, h, w, 3],
-"inside": bool [m, h, w]}, False on padding.
+"inside": bool [m, h, w]}, False on padding. Where the ELN learns from simulated errors too,
+"labeled" has "simulated" beside "label": the label map with errors made on purpose.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eln_jax.method import gates, losses, state, views
+from eln_jax.method import gates, losses, simulated, state, views
 
 Batch = Mapping[str, Mapping[str, jax.Array]]
 Metrics = dict[str, jax.Array]
@@ -55,6 +56,7 @@ class MethodSettings:
     max_error_weight: float
     pseudo_label_batch_stats: bool
     average_batch_stats: bool
+    simulated_weight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -284,15 +286,28 @@ def _labeled_terms(params, old, student, batch, key, args):
         aux_losses[name] = aux
         learning[name] = losses.below_ceiling_only(aux, supervised, ceiling)
 
-    eln_losses, eln_stats, error_shares = _eln_terms(
-        params, old, [*predictions, logits], batch, key, args
-    )
     names = [*_aux_names(settings), "main"]
+    predictions.append(logits)
+    eln_weights = [settings.eln_weight] * len(names)
+    if settings.simulated_weight > 0:
+        made_up = simulated.soft_logits(
+            jax.random.fold_in(key, 4),
+            batch["labeled"]["simulated"],
+            settings.num_classes,
+            (logits.shape[1], logits.shape[2]),
+        )
+        names.append("simulated")
+        predictions.append(made_up.astype(logits.dtype))
+        eln_weights.append(settings.eln_weight * settings.simulated_weight)
+    eln_losses, eln_stats, error_shares = _eln_terms(params, old, predictions, batch, key, args)
     total = total + settings.aux_weight * sum(learning.values())
-    total = total + settings.eln_weight * sum(eln_losses)
+    total = total + sum(w * loss for w, loss in zip(eln_weights, eln_losses, strict=True))
     metrics |= _with_sum("aux_loss", aux_losses)
     metrics |= {f"aux_learns/{n}": (v > 0).astype(jnp.float32) for n, v in learning.items()}
-    metrics |= _with_sum("eln_loss", dict(zip(names, eln_losses, strict=True)))
+    by_name = dict(zip(names, eln_losses, strict=True))
+    if "simulated" in by_name:
+        metrics["simulated_eln_loss"] = by_name.pop("simulated")
+    metrics |= _with_sum("eln_loss", by_name)
     metrics |= {f"error_share/{n}": e for n, e in zip(names, error_shares, strict=True)}
     batch_stats = {
         "student": student.batch_stats,

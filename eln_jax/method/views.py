@@ -144,10 +144,12 @@ def paste_boxes(x: jax.Array, boxes: jax.Array) -> jax.Array:
         An array like `x`; maps of one image at several resolutions get the same box.
     """
     height, width = x.shape[1:3]
-    rows = ((jnp.arange(height, dtype=jnp.float32) + 0.5) / height)[None, :, None]
-    columns = ((jnp.arange(width, dtype=jnp.float32) + 0.5) / width)[None, None, :]
+    # Aligned corners, as the network's maps lie on the image.
+    rows = jnp.linspace(0.0, 1.0, height)[None, :, None]
+    columns = jnp.linspace(0.0, 1.0, width)[None, None, :]
     top, left, bottom, right = (boxes[:, i, None, None] for i in range(4))
-    inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    inside = (rows >= top) & (rows <= bottom) & (columns >= left) & (columns <= right)
+    inside = inside & (bottom > top)  # an empty box covers not even its corner
     inside = inside.reshape(inside.shape + (1,) * (x.ndim - 3))
     return jnp.where(inside, jnp.roll(x, 1, axis=0), x)
 

@@ -14,6 +14,7 @@ from eln_jax.data.builders import DATASETS
 from eln_jax.data.classes import CLASSES_FILE, ClassList, read_classes, scan_classes
 from eln_jax.data.folder import has_split, open_folder
 from eln_jax.data.labels import LabelCode, make_code, parse_color
+from eln_jax.data.simulated_errors import OPS, Simulation
 from eln_jax.data.sources import FileSource, Source
 from eln_jax.data.stream import Stream
 from eln_jax.data.synthetic import SyntheticSource
@@ -56,6 +57,7 @@ def make_inputs(config: Any) -> Inputs:
             "batch_size": config.batch_size_labeled,
             "seed": seeds[0],
             "with_labels": True,
+            "simulation": _simulation(config),
         },
         "unlabeled": {
             "indices": partition.unlabeled or partition.labeled,
@@ -78,6 +80,14 @@ def make_inputs(config: Any) -> Inputs:
         )
         fingerprint[name] = pipeline.fingerprint(train, **arguments, **common)
     return Inputs(train, val, partition, streams, fingerprint)
+
+
+def _simulation(config: Any) -> Simulation | None:
+    """The errors made on labels, if the ELN is to learn from them."""
+    if not config.method.simulated_weight:
+        return None
+    simulated = config.data.simulated
+    return Simulation(tuple(simulated.error_rate), tuple(simulated.ops) or tuple(OPS))
 
 
 def open_sources(data: Any) -> tuple[Source, Source]:

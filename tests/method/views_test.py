@@ -81,12 +81,12 @@ def test_normalize_gives_zero_mean_at_the_mean():
 
 def test_cutmix_pastes_the_same_box_at_every_resolution():
     boxes = jnp.array([[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.0, 0.0]])
-    fine = jnp.stack([jnp.zeros((8, 8, 3)), jnp.ones((8, 8, 3))])
-    coarse = fine[:, ::2, ::2, 0].astype(jnp.int32)
-    expected = np.zeros((8, 8))
-    expected[2:6, 4:8] = 1
+    fine = jnp.stack([jnp.zeros((17, 17, 3)), jnp.ones((17, 17, 3))])
+    coarse = fine[:, ::4, ::4, 0].astype(jnp.int32)  # the corners of both coincide
+    expected = np.zeros((17, 17))
+    expected[4:13, 8:17] = 1
     np.testing.assert_array_equal(views.paste_boxes(fine, boxes)[0, :, :, 1], expected)
-    np.testing.assert_array_equal(views.paste_boxes(coarse, boxes)[0], expected[::2, ::2])
+    np.testing.assert_array_equal(views.paste_boxes(coarse, boxes)[0], expected[::4, ::4])
     np.testing.assert_array_equal(views.paste_boxes(fine, boxes)[1], fine[1])
 
 
