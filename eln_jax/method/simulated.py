@@ -48,7 +48,8 @@ def _blur(x: jax.Array, sigma: jax.Array) -> jax.Array:
     sigma = sigma.reshape(-1, 1, 1)
     for axis in (1, 2):
         places = jnp.arange(x.shape[axis], dtype=jnp.float32)
-        kernel = jnp.exp(-0.5 * ((places[:, None] - places[None, :]) / sigma) ** 2)
+        distance = places[None, :, None] - places[None, None, :]
+        kernel = jnp.exp(-0.5 * (distance / sigma) ** 2)
         kernel = kernel / kernel.sum(-1, keepdims=True)  # edges: what falls outside is shared out
         x = jnp.einsum("bij,bjwc->biwc" if axis == 1 else "bij,bhjc->bhic", kernel, x)
     return x

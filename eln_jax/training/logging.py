@@ -112,7 +112,7 @@ def _drop_rows_after(path: Path, step: int, evaluated_step: int | None) -> None:
 
 def _plain(value: Any) -> Any:
     """A number as JSON has it."""
-    if isinstance(value, str | bool | int):
+    if value is None or isinstance(value, str | bool | int):
         return value
     value = float(value)
     return value if math.isfinite(value) else None

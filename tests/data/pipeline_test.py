@@ -18,6 +18,7 @@ from eln_jax.data.pipeline import (
     read_examples,
     train_stream,
 )
+from eln_jax.data.simulated_errors import Simulation
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.data.transforms import Augmentation
 from eln_jax.errors import UserError
@@ -250,6 +251,21 @@ def test_others_take_the_place_of_what_cannot_be_read(folder, num_workers):
     alone.close()
 
 
+def test_simulated_errors_come_beside_the_label():
+    simulation = Simulation((0.2, 0.2), ("swap_component", "coarsen", "blotches"))
+    plain = take(train_stream(scenes(), range(7), **SETTINGS), 3)
+    batches = take(train_stream(scenes(), range(7), **SETTINGS, simulation=simulation), 3)
+    for batch, without in zip(batches, plain, strict=True):
+        label, simulated = batch["label"], batch.pop("simulated")
+        valid = label != 255
+        np.testing.assert_array_equal(simulated[~valid], 255)
+        wrong = (simulated != label)[valid].mean()
+        assert 0.1 < wrong < 0.25
+        assert_same([batch], [without])  # whether errors are made changes nothing else
+    with pytest.raises(UserError, match="Did you mean coarsen"):
+        Simulation((0.1, 0.2), ("coarsn",))
+
+
 def test_more_than_so_many_end_the_stream(folder):
     source = open_folder(folder, make_code(3))
     for name in ("0", "1"):
@@ -316,6 +332,7 @@ def test_the_fingerprint_is_plain_and_tells_settings_apart():
 PARENT = """
 import multiprocessing
 from eln_jax.data.pipeline import train_stream
+from eln_jax.data.simulated_errors import Simulation
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.data.transforms import Augmentation
 

@@ -87,6 +87,14 @@ def test_a_run_that_died_in_every_phase_equals_one_that_did_not(unbroken, tmp_pa
     assert rows(tmp_path) == rows(unbroken[0])
 
 
+def test_the_eln_learns_from_simulated_errors_too(tmp_path):
+    steps = {"steps__supervised": "1", "steps__eln": "2", "steps__semi_supervised": "0"}
+    train(tmp_path, **steps, method__simulated_weight="0.5", method__gate="none")
+    last = [row for row in rows(tmp_path) if row["split"] == "train"][-1]
+    assert np.isfinite(last["simulated_eln_loss"])
+    assert 0 < last["error_share/simulated"] < 0.6
+
+
 def test_ctrl_c_saves_and_the_run_goes_on(unbroken, tmp_path):
     class Interrupting(Progress):
         def update(self, step, figures):
