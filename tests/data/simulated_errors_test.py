@@ -26,6 +26,7 @@ from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.errors import UserError
 
 CLASSES, VOID = 7, 200
+SCENE = {"num_classes": CLASSES, "ignore_label": VOID}
 modest = settings(max_examples=40, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
 every_op = pytest.mark.parametrize("name", OPS)
@@ -65,7 +66,7 @@ def halves(size=64):
 
 @functools.cache
 def scenes():
-    source = SyntheticSource(8, (128, 96), num_classes=CLASSES, ignore_label=VOID, seed=5)
+    source = SyntheticSource(8, (128, 96), **SCENE, seed=5)
     return [source.read_label(index) for index in range(len(source))]
 
 
@@ -86,9 +87,7 @@ def check_like(result, label):
 @given(maps(), seeds)
 def test_an_op_keeps_void_and_is_a_function_of_map_and_generator(name, label, seed):
     before = label.copy()
-    first, second = (
-        OPS[name](label, rng(seed), num_classes=CLASSES, ignore_label=VOID) for _ in range(2)
-    )
+    first, second = (OPS[name](label, rng(seed), **SCENE) for _ in range(2))
     np.testing.assert_array_equal(label, before)
     np.testing.assert_array_equal(first, second)
     check_like(first, label)
@@ -99,7 +98,7 @@ def test_an_op_keeps_void_and_is_a_function_of_map_and_generator(name, label, se
 def test_a_donor_may_have_any_size_and_foreign_ids(label, donor, seed):
     donor[donor == 0] = CLASSES + 1
     before = donor.copy()
-    result = insert_object(label, rng(seed), num_classes=CLASSES, ignore_label=VOID, donor=donor)
+    result = insert_object(label, rng(seed), **SCENE, donor=donor)
     check_like(result, label)
     np.testing.assert_array_equal(donor, before)
     assert set(result[result != label]) <= set(donor[donor < CLASSES])
@@ -109,10 +108,7 @@ def test_a_donor_may_have_any_size_and_foreign_ids(label, donor, seed):
 def test_an_op_makes_errors_of_different_sizes(name):
     """On every scene most draws change something, and some change far more than others."""
     for label in scenes():
-        rates = [
-            wrong_rate(OPS[name](label, rng(seed), num_classes=CLASSES, ignore_label=VOID), label)
-            for seed in range(12)
-        ]
+        rates = [wrong_rate(OPS[name](label, rng(seed), **SCENE), label) for seed in range(12)]
         assert np.count_nonzero(rates) >= 10
         assert max(rates) > 1.5 * min(rates)
         assert max(rates) < 0.6
@@ -121,9 +117,7 @@ def test_an_op_makes_errors_of_different_sizes(name):
 @every_op
 def test_two_generators_make_two_results(name):
     label = scenes()[0]
-    first, second = (
-        OPS[name](label, rng(seed), num_classes=CLASSES, ignore_label=VOID) for seed in (3, 4)
-    )
+    first, second = (OPS[name](label, rng(seed), **SCENE) for seed in (3, 4))
     assert (first != second).any()
 
 
@@ -132,7 +126,7 @@ def test_global_randomness_is_neither_used_nor_touched(name, monkeypatch):
     state = np.random.get_state()  # noqa: NPY002
     monkeypatch.setattr(np.random, "default_rng", None)
     generator = np.random.Generator(np.random.PCG64(1))
-    OPS[name](scenes()[0], generator, num_classes=CLASSES, ignore_label=VOID)
+    OPS[name](scenes()[0], generator, **SCENE)
     for one, two in zip(state, np.random.get_state(), strict=True):  # noqa: NPY002
         np.testing.assert_array_equal(one, two)
 
@@ -341,10 +335,7 @@ def majority(label, factor, top, left):
     result = np.empty_like(label)
     for row in range(-top, label.shape[0], factor):
         for column in range(-left, label.shape[1], factor):
-            block = (
-                slice(max(0, row), row + factor),
-                slice(max(0, column), column + factor),
-            )
+            block = (slice(max(0, row), row + factor), slice(max(0, column), column + factor))
             if label[block].size:
                 result[block] = 2 * label[block].sum() > label[block].size
     return result
@@ -383,8 +374,7 @@ def test_the_composition_reaches_its_rate(rate):
             result = simulate_errors(
                 label,
                 rng([index, seed]),
-                num_classes=CLASSES,
-                ignore_label=VOID,
+                **SCENE,
                 error_rate=(rate, rate),
                 donor=scenes()[index - 1],
             )
@@ -396,30 +386,14 @@ def test_the_composition_reaches_its_rate(rate):
 @every_op
 def test_each_op_alone_comes_no_farther_than_its_rate(name):
     for label in scenes()[:3]:
-        result = simulate_errors(
-            label,
-            rng(1),
-            num_classes=CLASSES,
-            ignore_label=VOID,
-            error_rate=(0.02, 0.02),
-            ops=[name],
-        )
+        result = simulate_errors(label, rng(1), **SCENE, error_rate=(0.02, 0.02), ops=[name])
         assert 0.005 < wrong_rate(result, label) <= 0.0225
 
 
 def test_rates_fill_their_range():
     label = scenes()[1]
     rates = [
-        wrong_rate(
-            simulate_errors(
-                label,
-                rng(seed),
-                num_classes=CLASSES,
-                ignore_label=VOID,
-                error_rate=(0.1, 0.4),
-            ),
-            label,
-        )
+        wrong_rate(simulate_errors(label, rng(seed), **SCENE, error_rate=(0.1, 0.4)), label)
         for seed in range(40)
     ]
     assert 0.08 < min(rates) < 0.15
@@ -432,10 +406,7 @@ def test_rates_fill_their_range():
 def test_the_composition_keeps_void_and_never_overshoots(label, seed, rate):
     before = label.copy()
     first, second = (
-        simulate_errors(
-            label, rng(seed), num_classes=CLASSES, ignore_label=VOID, error_rate=(rate, rate)
-        )
-        for _ in range(2)
+        simulate_errors(label, rng(seed), **SCENE, error_rate=(rate, rate)) for _ in range(2)
     )
     np.testing.assert_array_equal(label, before)
     np.testing.assert_array_equal(first, second)
@@ -467,7 +438,7 @@ def test_an_op_that_achieves_nothing_is_given_up(monkeypatch):
         simulated_errors.OPS, "coarsen", lambda label, *_, **__: tries.append(0) or label.copy()
     )
     label = scenes()[0]
-    result = simulate_errors(label, rng(), num_classes=CLASSES, ignore_label=VOID, ops=["coarsen"])
+    result = simulate_errors(label, rng(), **SCENE, ops=["coarsen"])
     np.testing.assert_array_equal(result, label)
     assert len(tries) == MOST_TRIES
 
@@ -496,14 +467,7 @@ def test_the_composition_draws_from_all_ops_and_hands_them_what_they_need(monkey
     for name, op in OPS.items():
         monkeypatch.setitem(simulated_errors.OPS, name, spy(name, op))
     for seed in range(30):
-        simulate_errors(
-            scenes()[0],
-            rng(seed),
-            num_classes=CLASSES,
-            ignore_label=VOID,
-            confusion=confusion,
-            donor=donor,
-        )
+        simulate_errors(scenes()[0], rng(seed), **SCENE, confusion=confusion, donor=donor)
     assert set(calls) == set(OPS)
     assert all(options["confusion"] is confusion for options in calls["swap_component"])
     assert all(options["donor"] is donor for options in calls["insert_object"])
