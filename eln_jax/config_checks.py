@@ -23,7 +23,7 @@ CHOICES = {
     ),
     "model.output_stride": (8, 16),
     "model.eln_stem": ("random", "pretrained"),
-    "data.source": ("folder", "voc", "cityscapes", "camvid", "synthetic"),
+    "data.source": ("folder", "voc", "cityscapes", "camvid", "records", "synthetic"),
     "data.geometry": ("scale_crop", "crop", "warp"),
     "method.gate": ("none", "confidence", "entropy", "eln"),
     "method.class_balance": ("none", "sqrt"),

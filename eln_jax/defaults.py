@@ -64,7 +64,8 @@ def _model() -> Any:
 
 def _data() -> Any:
     data = _block()
-    # folder | voc | cityscapes | camvid (in their published layouts) | synthetic
+    # folder | voc | cityscapes | camvid (in their published layouts) | records (as
+    # eln_jax.data.prepare made them; root is DATA_DIR/NAME/VERSION) | synthetic
     data.source = "folder"
     data.root = ""  # folder that holds the data set
     data.num_classes = 21  # without void; 0: as data.classes says, or as the masks show

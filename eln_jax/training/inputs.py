@@ -14,6 +14,7 @@ from eln_jax.data.builders import DATASETS
 from eln_jax.data.classes import CLASSES_FILE, ClassList, read_classes, scan_classes
 from eln_jax.data.folder import has_split, open_folder
 from eln_jax.data.labels import LabelCode, make_code, parse_color
+from eln_jax.data.records import open_records
 from eln_jax.data.simulated_errors import OPS, Simulation
 from eln_jax.data.sources import FileSource, Source
 from eln_jax.data.stream import Stream
@@ -117,10 +118,17 @@ def open_sources(data: Any) -> tuple[Source, Source]:
         sizes = data.synthetic
         # Far from the training scenes, so that their number does not change the validation.
         return make(sizes.train_size), make(sizes.val_size, start=1_000_000)
-    open_split = partial(
-        DATASETS[data.source].open_split, data.root, ignore_label=data.ignore_label
+    opener = open_records if data.source == "records" else DATASETS[data.source].open_split
+    train, val = (
+        opener(data.root, split, ignore_label=data.ignore_label)
+        for split in (data.train_split, data.val_split)
     )
-    return open_split(data.train_split), open_split(data.val_split)
+    if train.num_classes != data.num_classes:
+        raise UserError(
+            f"{data.root} has {train.num_classes} classes, but data.num_classes is "
+            f"{data.num_classes}: start from the configuration of that data set."
+        )
+    return train, val
 
 
 def _open_folders(data: Any, code: LabelCode) -> tuple[FileSource, FileSource]:

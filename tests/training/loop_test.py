@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from eln_jax import configuration
-from eln_jax.errors import UserError
+from eln_jax.data.synthetic import SyntheticSource
+from eln_jax.errors import UnreadableFileError, UserError
 from eln_jax.training import loop
 from eln_jax.training.bookkeeping import Bookkeeping, phases
+from eln_jax.training.inputs import make_inputs
 from eln_jax.training.logging import Progress
 from tests.tiny import tiny_config
 
@@ -85,6 +87,23 @@ def test_a_run_that_died_in_every_phase_equals_one_that_did_not(unbroken, tmp_pa
         assert len(rows(tmp_path)) < len(rows(unbroken[0]))
     train(tmp_path)
     assert rows(tmp_path) == rows(unbroken[0])
+
+
+def test_a_damaged_image_is_left_out_by_name(tmp_path, monkeypatch, capsys):
+    steps = {"steps__supervised": "3", "steps__eln": "0", "steps__semi_supervised": "0"}
+    damaged = make_inputs(tiny_config()).partition.labeled[0]
+    read_image = SyntheticSource.read_image
+
+    def read(source, index):
+        if index == damaged and len(source) == 12:
+            raise UnreadableFileError("image x.png cannot be read.")
+        return read_image(source, index)
+
+    monkeypatch.setattr(SyntheticSource, "read_image", read)
+    assert train(tmp_path, **steps, method__gate="none").exit_code == 0
+    assert capsys.readouterr().out.count("Left out: image x.png cannot be read.") == 1
+    with pytest.raises(UserError, match=r"x\.png"):
+        train(tmp_path / "b", **steps, method__gate="none", data__max_unreadable="0")
 
 
 def test_the_eln_learns_from_simulated_errors_too(tmp_path):

@@ -59,7 +59,7 @@ def test_it_holds_the_end_of_each_phase_the_last_and_the_best(of_scores):
 
 
 def test_without_a_teacher_the_best_is_the_students(tmp_path, monkeypatch):
-    monkeypatch.setattr(summary, "write_curves", lambda path, rows: None)  # they take their time
+    monkeypatch.setattr(summary, "write_curves", lambda *_: None)  # they take their time
     found, _ = written(tmp_path, SCORES[:2])
     assert found["best"] == found["last"] == SCORES[1]
     assert set(found["phases"]) == {"supervised"}

@@ -11,6 +11,7 @@ Of an image's 32 columns (all rows are alike):
     green (ELN)    1         0         1        1         1       0
 """
 
+import contextlib
 import json
 import signal
 from types import SimpleNamespace
@@ -169,16 +170,21 @@ def test_the_configured_gate_decides_what_is_kept(tmp_path, gate, threshold, kep
     assert figures["pseudo_label/accuracy"] == expected
 
 
-def test_what_is_undefined_is_none_and_goes_into_a_row(tmp_path):
+def test_what_is_undefined_is_none(tmp_path):
     void = Scenes(truth=np.full(32, 255))
     figures = validated(tmp_path, "semi_supervised", source=void)
     assert set(figures.values()) == {None}
     assert figures.keys() == validated(tmp_path, "semi_supervised").keys()
-    logger = MetricsLogger(tmp_path, tensorboard=False)
-    logger.write(7, "semi_supervised", "val", figures)
-    logger.close()
-    assert json.loads((tmp_path / "metrics.jsonl").read_text())["teacher/mean_iou"] is None
-    assert validation.headline(figures) == " (%)"
+
+
+def test_undefined_figures_go_into_a_row(tmp_path):
+    # The gate keeps nothing, so nothing is right of what is kept.
+    figures = validated(tmp_path, "eln", method__gate_threshold="1.0")
+    with contextlib.closing(MetricsLogger(tmp_path, tensorboard=False)) as logger:
+        logger.write(7, "eln", "val", figures)
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert row["pseudo_label/accuracy"] is None
+    assert row["pseudo_label/kept"] == 0.0
 
 
 def test_warped_scenes_have_the_figures_of_the_small_ones(tmp_path):

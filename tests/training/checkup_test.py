@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from eln_jax.data.builders import camvid
+from eln_jax.defaults import default_config
+from eln_jax.errors import UserError
+from eln_jax.training import inputs
+from eln_jax.training.checkup import open_all
+
+
+@pytest.fixture
+def data(tmp_path):
+    """The config of a folder of six images to train and two to validate; c, f have no mask."""
+    for split, names in {"train": "abcdef", "val": "xy"}.items():
+        for name in names:
+            for kind in ("images", "masks"):
+                path = tmp_path / kind / split / f"{name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if kind == "images" or name not in "cf":
+                    Image.fromarray(np.resize(np.uint8([0, 1, 2]), (6, 8))).save(path)
+    block = default_config().data
+    block.root, block.num_classes, block.labeled_count = str(tmp_path), 3, 2
+    return block
+
+
+def kinds(opened):
+    return [fault.fault for fault in opened.faults]
+
+
+def listed(data, name, text):
+    path = f"{data.root}/{name}.txt"
+    with open(path, "w") as file:  # noqa: PTH123 - a path made of text
+        file.write(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"labeled_balanced": True},
+        {"num_classes": 0, "labeled_balanced": True},
+        {"val_fraction": 0.4, "train_split": "none"},
+        {"source": "synthetic", "root": "", "labeled_count": 5},
+    ],
+)
+def test_what_training_would_read_is_opened(data, change):
+    for name, value in change.items():
+        data[name] = value
+    opened = open_all(data)
+    if not data.num_classes:
+        data.num_classes = 3  # as main's configuration.complete fills in
+    train, val = inputs.open_sources(data)
+    assert (opened.train.ids, opened.val.ids) == (train.ids, val.ids)
+    assert opened.train.describe() == train.describe()
+    assert opened.partition == inputs.choose_partition(data, train, val)
+    assert opened.faults == []
+
+
+def test_masks_tell_the_classes_or_a_list_does(data):
+    data.num_classes = 0
+    assert open_all(data).train.class_names == ("class 0", "class 1", "class 2")
+    listed(data, "classes", "0 ground\n1 cat\n2 dog\n9 void\n")
+    train = open_all(data).train
+    assert train.class_names == ("ground", "cat", "dog")
+    data.classes = f"{data.root}/nowhere.txt"
+    with pytest.raises(UserError, match=r"nowhere\.txt cannot be read"):
+        open_all(data)
+
+
+def test_a_missing_split_does_not_hide_the_other(data):
+    data.val_split = "test"
+    opened = open_all(data)
+    assert kinds(opened)[0] == "empty split"
+    assert "no split 'test'" in opened.faults[0].detail
+    assert len(opened.val) == 0
+    assert opened.train.class_names == opened.val.class_names
+    assert len(opened.partition.labeled) == 2
+    data.val_split, data.train_split = "val", "test"
+    opened = open_all(data)
+    assert kinds(opened) == ["empty split"]
+    assert opened.partition == ((), (), (0, 1))
+
+
+def test_where_nothing_can_be_opened_it_is_a_mistake(data):
+    data.val_split = data.train_split = "test"
+    with pytest.raises(UserError, match="no split 'test'"):
+        open_all(data)
+    data.root += "/nowhere"
+    with pytest.raises(UserError, match="no folder"):
+        open_all(data)
+
+
+def test_published_layouts_go_through_the_same_doors(data):
+    data.source, data.num_classes = "camvid", len(camvid.CLASS_NAMES)
+    assert kinds(open_all(data)) == []
+    data.num_classes = 3
+    with pytest.raises(UserError, match="has 11 classes"):  # nothing of which a fault would tell
+        open_all(data)
+    data.num_classes, data.val_split = len(camvid.CLASS_NAMES), "test"
+    assert kinds(open_all(data)) == ["empty split"]
+    data.source = "voc"
+    with pytest.raises(UserError, match="is not VOC"):
+        open_all(data)
+
+
+def test_lists_are_read_to_their_end(data):
+    data.partition = listed(data, "1_labeled_0", "a\nnone\nb\nc\n").removesuffix(".txt")
+    listed(data, "1_unlabeled_0", "b\nd\nnever\n")
+    opened = open_all(data)
+    assert sorted(kinds(opened)) == ["image in two parts", "unknown id", "unknown id"]
+    assert opened.partition == ((0, 1, 2), (3,), (0, 1))
+    data.partition += ".txt"  # all the others are unlabelled
+    assert open_all(data).partition == ((0, 1, 2), (3, 4, 5), (0, 1))
+    data.partition = "nowhere.txt"
+    with pytest.raises(UserError, match=r"no list of labelled images nowhere\.txt"):
+        open_all(data)
+
+
+def test_a_list_of_validation_images_is_read_to_its_end(data):
+    data.val_list = listed(data, "val", "a\nnone\nf\n")
+    opened = open_all(data)
+    assert kinds(opened) == ["unknown id"]
+    assert opened.partition.val == (0, 5)
+    assert not {0, 5} & set(opened.partition.labeled + opened.partition.unlabeled)
+    data.partition = listed(data, "labeled", "a\nb\n")
+    opened = open_all(data)
+    assert kinds(opened) == ["unknown id", "image in two parts"]
+    assert opened.partition == ((0, 1), (2, 3, 4), (5,))
+
+
+def test_a_draw_that_fails_becomes_a_fault(data, tmp_path):
+    data.labeled_count = 5
+    opened = open_all(data)
+    assert kinds(opened) == ["empty split"]
+    assert opened.partition == ((), (0, 1, 2, 3, 4, 5), (0, 1))
+    data.labeled_balanced = True
+    assert kinds(open_all(data)) == ["empty split"]  # of which no mask is to blame
+    data.labeled_count = 2
+    (tmp_path / "masks/train/a.png").write_bytes(b"")
+    opened = open_all(data)
+    assert kinds(opened) == ["draw failed"]
+    assert len(opened.partition.labeled) == 2
+
+
+def test_validation_without_masks_is_empty(data, tmp_path):
+    for name in "xy":
+        (tmp_path / f"masks/val/{name}.png").unlink()
+    opened = open_all(data)
+    assert kinds(opened) == ["empty split"]
+    assert opened.partition.val == ()
