@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from eln_jax.data import partitions
 from eln_jax.data.builders import DATASETS, voc
 from eln_jax.data.classes import CLASSES_FILE, ClassList, read_classes
-from eln_jax.data.doctor_checks import image_file
+from eln_jax.data.doctor_checks import image_file, images_without_mask
 from eln_jax.data.doctor_listing import find_classes_among, list_folder, list_voc, read_entries
 from eln_jax.data.faults import Fault, make_fault
 from eln_jax.data.folder import has_split
@@ -49,9 +49,6 @@ def open_all(data: Any) -> Opened:
     Raises:
         UserError: so much is wrong that nothing can be looked at, such as a missing folder.
     """
-    if data.source == "synthetic":
-        train, val = inputs.open_sources(data)
-        return Opened(train, val, inputs.choose_partition(data, train, val), [])
     if data.source == "folder":
         return _open_folder(data, *_classes(data), balanced=data.labeled_balanced)
 
@@ -60,7 +57,14 @@ def open_all(data: Any) -> Opened:
             return list_voc(Path(data.root), split, data.ignore_label)
         return DATASETS[data.source].open_split(data.root, split, data.ignore_label), []
 
-    train, val, faults = _open_splits(data, open_split)
+    faults: list[Fault] = []
+    try:
+        train, val = inputs.open_sources(data)
+    except UserError:
+        if data.source in DATASETS:
+            train, val, faults = _open_splits(data, open_split)
+        if not faults:  # or the report would tell nothing of it
+            raise
     return _with_partition(data, train, val, faults, balanced=data.labeled_balanced)
 
 
@@ -156,10 +160,8 @@ def _with_partition(
         chosen = inputs.choose_partition(data, train, val, balanced=balanced)
     except UserError as error:
         chosen, found = _choose(data, train, val, balanced)
-        lacking = not all(train.has_label(i) for i in chosen.labeled)
-        lacking |= not all(val.has_label(i) for i in chosen.val)
         faults = faults + found
-        if not faults and not lacking:
+        if not faults and not any(images_without_mask(train, val, chosen)):
             raise error from None  # or the report would tell nothing of it
     return Opened(train, val, chosen, faults)
 
@@ -186,7 +188,7 @@ def _choose(data: Any, train: Source, val: Source, balanced: bool) -> tuple[Part
         faults += found
         labeled, unlabeled = list(drawn.labeled), list(drawn.unlabeled)
         listed = listed or list(drawn.val)
-    scored = listed if shared else list(range(len(val)))
+    scored = listed if shared else [i for i in range(len(val)) if val.has_label(i)]
     if len(val) and not any(val.has_label(index) for index in scored):
         detail = "there is no validation image with a mask"
         faults.append(make_fault("empty split", f"{data.root} (validation images)", detail))

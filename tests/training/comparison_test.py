@@ -177,8 +177,9 @@ def played(tmp_path, monkeypatch):
         config, runs, ends = tiny_config(**changes), [], iter(outcomes)
 
         def run(config, config_json, workdir, _):
-            assert json.loads(config_json)["steps"] == config.steps.to_dict()
-            runs.append((workdir, tuple(config.steps.values())))
+            steps = config.steps.to_dict()
+            assert json.loads(config_json)["steps"] == steps
+            runs.append((workdir, [steps[n] for n in ("supervised", "eln", "semi_supervised")]))
             return next(ends)
 
         monkeypatch.setattr(loop, "train_and_evaluate", run)
@@ -192,17 +193,17 @@ FINISHED, STOPPED = loop.Outcome(SUMMARY, 0), loop.Outcome(None, 143)
 
 
 def test_a_stop_of_either_run_ends_both_without_results(played, capsys):
-    assert played([STOPPED], compare_supervised="true") == (143, [(".", (3, 3, 3))])
+    assert played([STOPPED], compare_supervised="true") == (143, [(".", [3, 3, 3])])
     code, runs = played([FINISHED, STOPPED], compare_supervised="true")
     assert code == 143
-    assert runs == [(".", (3, 3, 3)), ("supervised_only", (9, 0, 0))]
+    assert runs == [(".", [3, 3, 3]), ("supervised_only", [9, 0, 0])]
     assert "Results" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("last", "title"), [("3", "semi-supervised"), ("0", "supervised")])
+@pytest.mark.parametrize(("last", "title"), [(3, "semi-supervised"), (0, "supervised")])
 def test_without_comparison_there_is_one_run_by_its_name(played, capsys, last, title):
-    code, runs = played([FINISHED], steps__semi_supervised=last)
-    assert (code, runs) == (0, [(".", (3, 3, int(last)))])
+    code, runs = played([FINISHED], steps__semi_supervised=str(last))
+    assert (code, runs) == (0, [(".", [3, 3, last])])
     shown = capsys.readouterr().out
     lines = [[cell.strip() for cell in line.split("|")] for line in shown.splitlines()]
     assert ["", title, "student", "25.0", "", "", "1 s", ""] in lines

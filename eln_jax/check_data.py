@@ -1,0 +1,147 @@
+"""Checks a data set: `python -m eln_jax.check_data --config=configs/folder.py --output=report`."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from eln_jax import command_line, configuration
+
+DESCRIPTION = """\
+Reads everything that a training with this configuration would read, every image and the masks of
+labelled and validation images (never those of unlabelled ones), and says what is wrong with it and
+what to do: files that cannot be read, masks that do not fit their image, labels that are no class,
+missing and doubled files, pictures that are both trained and scored on, classes without a label.
+
+Nothing of the data set is changed. Into --output go
+  data_report.html  the findings with pictures; a single file, opens in any browser
+  data_report.json  the same for programs: counts, sizes, classes, and a row a fault
+"""
+EXAMPLES = """\
+exit codes:
+  0  no errors; there may be warnings, which are worth a look
+  1  errors: what a training would stop at, pass over in silence, or be flattered by
+  2  a mistake in the command or the configuration, told in one sentence
+
+examples:
+  your own images, before the first training
+    python -m eln_jax.check_data --config=configs/folder.py --config.data.root=my_images \\
+        --config.data.val_fraction=0.2 --output=report
+  a public data set with a partition
+    python -m eln_jax.check_data --config=configs/voc.py --config.data.root=VOC \\
+        --config.data.partition=ssl_eln/voc/8_labeled_0
+  in a script: train only on data without errors
+    python -m eln_jax.check_data --config=my.py && python -m eln_jax.main --config=my.py ...
+
+"""
+_PLAIN_SECONDS = 10.0  # between lines where there is no terminal
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the flags, examines the data and writes the report.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        Exit code: 0, or 1 if there are errors.
+
+    Raises:
+        UserError: nothing can be examined.
+    """
+    rest, overrides = command_line.split_overrides(argv)
+    parser = command_line.make_parser(
+        "check_data", DESCRIPTION, EXAMPLES + command_line.CONFIG_HELP
+    )
+    parser.add_argument("--config", required=True, help="configuration file, FILE.py[:variant]")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("data_report"),
+        help="folder for the report, made if absent (default: data_report)",
+    )
+    flags = parser.parse_args(rest)
+    config: Any = configuration.load(flags.config, overrides)
+
+    # Imports jax: after the flags have been understood.
+    from eln_jax.data import doctor, doctor_page, doctor_report, faults
+    from eln_jax.evaluation.panels import make_palette
+    from eln_jax.training import checkup
+    from eln_jax.training.logging import duration, print_table
+
+    console = Console(highlight=False)
+    start = time.monotonic()
+    train, val, partition, found = checkup.open_all(config.data)
+    flags.output.mkdir(parents=True, exist_ok=True)
+    # A warped image is scaled to the crop, however small it is.
+    crop = None if config.data.geometry == "warp" else tuple(config.crop_size)
+    with _Scan(console) as scan:
+        report = doctor.examine(train, val, partition, crop, found=found, progress=scan.update)
+    page = doctor_page.make_page(
+        report,
+        train,
+        val,
+        partition,
+        palette=make_palette(train.num_classes),
+        title=f"Data of {flags.config}",
+        root=config.data.root,
+    )
+    written = {"data_report.html": page, "data_report.json": doctor_report.to_json(report)}
+    for name, text in written.items():
+        (flags.output / name).write_text(text, encoding="utf-8")
+
+    print_table(doctor_report.parts_table(report), console)
+    print_table(doctor_report.classes_table(report), console)
+    doctor_report.print_faults(report, console, config.data.root)
+    images = sum(report.counts[part] for part in ("labeled", "unlabeled", "val"))
+    numbers = [faults.count_text(report.counts[f"{s}s"], s) for s in ("error", "warning")]
+    console.print(
+        f"{images} images in {duration(time.monotonic() - start)}: {', '.join(numbers)}. "
+        f"Report: {' and '.join(str(flags.output / name) for name in written)}",
+        markup=False,
+        soft_wrap=True,
+    )
+    return report.exit_code
+
+
+class _Scan:
+    """Shows how many images are done: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._bar = Progress(
+            TextColumn("reading images"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._start = self._last = time.monotonic()
+
+    def __enter__(self) -> "_Scan":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Notes that `done` images of `total` have been read."""
+        from eln_jax.training.logging import duration
+
+        self._bar.update(self._task, completed=done, total=total)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last >= _PLAIN_SECONDS:
+            self._last = now
+            left = duration((now - self._start) / done * (total - done))
+            self._console.print(f"{done}/{total} images read, {left} left", markup=False)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
