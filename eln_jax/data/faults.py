@@ -104,6 +104,18 @@ KINDS = {
 }
 
 
+# Other images take the place of such ones, up to data.max_unreadable.
+UNREADABLE_KINDS = (
+    "unreadable file",
+    "corrupt image",
+    "truncated image",
+    "unsupported image",
+    "decompression bomb",
+    "corrupt mask",
+    "unsupported mask",
+)
+
+
 def make_fault(kind: str, file: object, detail: str) -> Fault:
     """Returns a fault of a kind of `KINDS`."""
     return Fault(str(file), kind, KINDS[kind].severity, detail, KINDS[kind].remedy)

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from eln_jax.data.doctor_quick import quick_check
+from eln_jax.data.faults import UNREADABLE_KINDS, summary_lines
 from eln_jax.errors import UserError
 from eln_jax.training import assembly, summary, validation
 from eln_jax.training.bookkeeping import Bookkeeping, Phase, Stopwatch, phases, score
@@ -58,6 +60,7 @@ def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Pr
         UserError: the data cannot be used, or `workdir` holds a run of another config.
     """
     parts = assembly.build(config)
+    _check_files(parts, display)
     claim(workdir, config_json)
     with contextlib.closing(Run(parts, workdir, display)) as run, StopRequest() as stop:
         for phase in phases(config.steps):
@@ -77,6 +80,23 @@ def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Pr
         )
         return Outcome(None, stop.exit_code)
     return Outcome(summary.write(run.books, parts, workdir), 0)
+
+
+def _check_files(parts: assembly.Parts, display: Progress) -> None:
+    """Looks at the files' headers and says what is odd, before hours go by.
+
+    Raises:
+        UserError: the run would stop at one of them.
+    """
+    data, config = parts.data, parts.config
+    faults = quick_check(data.train, data.val, data.partition, tuple(config.crop_size))
+    fatal = [f for f in faults if f.severity == "error" and f.fault not in UNREADABLE_KINDS]
+    if fatal:
+        raise UserError(
+            f"{summary_lines(fatal)[0]} python -m eln_jax.check_data tells all that is wrong."
+        )
+    for line in summary_lines(faults, config.data.root):
+        display.message(line)
 
 
 def claim(workdir: Path, config_json: str) -> None:

