@@ -10,6 +10,7 @@ from PIL import Image
 
 from eln_jax.data import doctor, doctor_page, doctor_report
 from eln_jax.data.doctor import examine, quick_check
+from eln_jax.data.doctor_files import digest_of
 from eln_jax.data.faults import KINDS, in_order, make_fault, summary_lines
 from eln_jax.data.folder import open_folder
 from eln_jax.data.labels import make_code
@@ -17,7 +18,17 @@ from eln_jax.data.partitions import Partition
 from eln_jax.data.sources import ExampleFiles, FileSource
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.training.checkup import open_all
-from tests.data.spoiled import CLASSES, CROP, SHAPE, World, bands, choices, plans, small
+from tests.data.spoiled import (
+    CLASSES,
+    CROP,
+    PLANTS,
+    SHAPE,
+    World,
+    bands,
+    covering_plans,
+    plans,
+    small,
+)
 
 PALETTE = np.zeros((CLASSES, 3), np.uint8)
 
@@ -64,12 +75,22 @@ HEADERS = {
 }
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("plan", covering_plans())
+def test_each_fault_is_found_in_each_part(plan, tmp_path):
+    check(plan, tmp_path)
+
+
+@settings(max_examples=25, deadline=None)
 @given(plan=plans())
-def test_what_was_planted_is_found_and_nothing_else(plan, tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("world"))
-    for (part, name), fault in plan.items():
-        choices(part, name)[fault](world, name)
+def test_any_faults_at_any_places_are_found_and_no_others(plan, tmp_path_factory):
+    check(plan, tmp_path_factory.mktemp("world"))
+
+
+def check(plan, root):
+    """Plants faults and demands that the examination finds these and no others."""
+    world = World(root)
+    for (_, name), fault in plan.items():
+        PLANTS[fault](world, name)
     world.expect_twins()
     before = snapshot(world.root)
     opened.clear()
@@ -200,6 +221,11 @@ def test_quick_check_ends_in_time_and_says_so(tmp_path):
     ticks = iter(range(100))
     (fault,) = quick_check(train, val, partition, None, clock=lambda: next(ticks), max_seconds=3)
     assert fault.detail == "3 of 13 images looked at"
+
+
+def test_pictures_of_the_same_bytes_in_other_shapes_are_not_the_same():
+    assert digest_of(np.zeros((4, 6, 3), np.uint8)) == digest_of(np.zeros((4, 6, 3), np.uint8))
+    assert digest_of(np.zeros((4, 6, 3), np.uint8)) != digest_of(np.zeros((6, 4, 3), np.uint8))
 
 
 def test_summary_has_a_line_a_kind():

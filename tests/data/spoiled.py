@@ -17,22 +17,29 @@ MASKED = [place for place in PLACES if place[0] != "unlabeled"]
 
 
 def bands(shape=SHAPE, values=(0, 1, 2)):
-    """A mask that holds each value, and is no turned or mirrored twin of itself."""
+    """A mask that holds each value and some void, and is no turned twin of itself."""
     mask = np.full(shape, values[0], np.uint8)
+    mask[-1, -3:] = 255
     for number, value in enumerate(values):
         mask[2 * number : 2 * number + 2, : 5 + number] = value
     return mask
 
 
-def huge_png(side=20_000):
-    """A PNG whose header promises far more pixels than anyone should decode."""
+def png(height, width, bits, rows):
+    """Bytes of an RGB PNG of any depth, whose header may promise more than there is."""
 
     def chunk(kind, data):
         body = kind + data
         return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+HUGE = png(20_000, 20_000, 8, [])  # far more pixels than anyone should decode
 
 
 class World:
@@ -125,21 +132,34 @@ def save_as(mode, suffix, *kinds):
     return plant
 
 
-def turned(world, name):
+def mark_turned(world, name, orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    world.draw(name).save(world.image[name], exif=exif)  # to be turned; so is its mask
-    world.content[name] = None
-    world.expect(world.image[name], "EXIF-rotated image")
-
-
-def turned_both_ways(world, name):
-    exif = Image.Exif()
-    exif[0x0112] = 3
+    exif[0x0112] = orientation
     world.draw(name).save(world.image[name], exif=exif)
     world.content[name] = None
     world.expect(world.image[name], "EXIF-rotated image")
+    return exif
+
+
+def turned(world, name):
+    mark_turned(world, name, 6)  # so that image and mask both have to be turned
+
+
+def turned_both_ways(world, name):
+    mark_turned(world, name, 3)
     world.expect(world.mask[name], "mask fits both ways")
+
+
+def turned_with_its_mask(world, name):
+    exif = mark_turned(world, name, 3)
+    Image.fromarray(bands()).save(world.mask[name], exif=exif)
+
+
+def deep_colors(world, name):
+    rows = np.asarray(world.draw(name)).astype(">u2") * 257
+    world.image[name].write_bytes(png(*SHAPE, 16, [row.tobytes() for row in rows]))
+    world.content[name] = None
+    world.expect(world.image[name], "16-bit image")
 
 
 def small(world, name):
@@ -240,39 +260,55 @@ ANY = {
     "corrupt": spoil_bytes("corrupt image", lambda data: b"\x89PNG\r\n\x1a\n" + data[40:]),
     "empty": spoil_bytes("corrupt image", lambda _: b""),
     "cut": spoil_bytes("truncated image", lambda data: data[: len(data) * 2 // 3]),
-    "bomb": spoil_bytes("decompression bomb", lambda _: huge_png()),
+    "bomb": spoil_bytes("decompression bomb", lambda _: HUGE),
     "16 bits": save_as("I;16", ".png", "16-bit image", "greyscale image"),
     "grey": save_as("L", ".jpg", "greyscale image"),
     "cmyk": save_as("CMYK", ".jpg", "CMYK image"),
     "alpha": save_as("RGBA", ".png", "alpha channel"),
     "float": save_as("F", ".tif", "unsupported image"),
-    **{f.__name__: f for f in (turned, small, gone, second_file)},
+    **{f.__name__: f for f in (turned, deep_colors, small, gone, second_file)},
     **{f"copy of {first}": copy_of(first) for first in "akv"},
 }
 MASK = {
     "corrupt mask": mask_bytes("corrupt mask", lambda _: b"GIF89a"),
     "cut mask": mask_bytes("corrupt mask", lambda data: data[:-30]),
-    "bomb mask": mask_bytes("decompression bomb", lambda _: huge_png()),
+    "bomb mask": mask_bytes("decompression bomb", lambda _: HUGE),
     "size": spoil_mask("size mismatch", bands((30, 39))),
     "range": spoil_mask("label out of range", NINE),
     "colours": spoil_mask("colours without a map", np.dstack([bands()] * 3)),
     "void": spoil_mask("mask entirely void", np.full(SHAPE, 255, np.uint8)),
     "jpeg": spoil_mask("JPEG mask", bands(), ".jpg"),
     "transparent": spoil_mask("unsupported mask", HOLE),
-    **{f.__name__: f for f in (hidden_jpeg, no_mask, stray_mask, turned_both_ways)},
+    **{f.__name__: f for f in (hidden_jpeg, no_mask, stray_mask)},
+    **{f.__name__: f for f in (turned_both_ways, turned_with_its_mask)},
 }
 TRAIN = {"unknown_id": unknown_id}
+UNLABELED, VAL = {"listed_twice": listed_twice}, {"class_of_val_alone": class_of_val_alone}
 FEW = {"wide": wide}  # of which many would be the usual
+PLANTS = ANY | MASK | TRAIN | UNLABELED | VAL | FEW
 
 
-def choices(part, name):
-    allowed = dict(ANY)
-    allowed |= MASK if part != "unlabeled" else {"listed_twice": listed_twice}
-    allowed |= TRAIN if part != "val" else {"class_of_val_alone": class_of_val_alone}
-    return allowed | (FEW if name in "blw" else {})
+def choices(part, name=""):
+    """The faults that a part, or one of its images, can have."""
+    allowed = [ANY, UNLABELED if part == "unlabeled" else MASK, VAL if part == "val" else TRAIN]
+    allowed += [FEW] if name in "blw" else []
+    return sorted(fault for faults in allowed for fault in faults)
 
 
 @st.composite
 def plans(draw):
     spoiled = draw(st.lists(st.sampled_from(PLACES), unique=True, max_size=len(PLACES)))
-    return {place: draw(st.sampled_from(sorted(choices(*place)))) for place in spoiled}
+    return {place: draw(st.sampled_from(choices(*place))) for place in spoiled}
+
+
+def covering_plans():
+    """A few plans in which each fault is planted in each part once at least."""
+    plans = []
+    for part, names in PARTS.items():
+        places = names[1:]
+        faults = choices(part)
+        for number, fault in enumerate(faults):
+            row, column = divmod(number, len(places))
+            plans += [{}] * (row + 1 - len(plans))
+            plans[row] = plans[row] | {(part, places[column]): fault}
+    return plans
