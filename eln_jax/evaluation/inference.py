@@ -1,119 +1,23 @@
 """From images of any size to maps of the same size: the one inference core of the project.
 
 Images are padded at the right and bottom to a multiple of `pad_multiple`, so that a data set of
-many sizes needs few compilations; one compiled program runs the network, resizes its logits and
-reduces them to five maps; the padding is cut off on the host.
+many sizes needs few compilations; one compiled program (`eln_jax.evaluation.maps`) does the rest;
+the padding is cut off on the host.
 """
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from eln_jax.models.layers import resize_bilinear
-
-Network = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array | None]]
+from eln_jax.evaluation.maps import SINGLE_VIEW, Network, PixelMaps, Views, pixel_maps
 
 # Undelivered batches' worth of images that may be held while a batch of equal sizes fills up.
 _WINDOW = 4
-
-
-class PixelMaps(NamedTuple):
-    """What is known about each pixel of a prediction.
-
-    Attributes:
-        prediction: uint8, the most probable class (the first of equals).
-        max_prob: float32 in [1 / num_classes, 1], its probability.
-        entropy: float32 in [0, 1], of the class probabilities, divided by log(num_classes).
-        margin: float32 in [0, 1], the highest probability minus the second.
-        p_right: float32 in [0, 1], the ELN's probability that `prediction` is right, or None.
-    """
-
-    prediction: Any
-    max_prob: Any
-    entropy: Any
-    margin: Any
-    p_right: Any
-
-    def scores(self) -> dict[str, np.ndarray]:
-        """What each error detector says: in [0, 1], higher where a pixel is more likely right."""
-        scores = {
-            "max_prob": self.max_prob,
-            "entropy": 1.0 - self.entropy,
-            "margin": self.margin,
-        }
-        return scores if self.p_right is None else scores | {"eln": self.p_right}
-
-
-@partial(jax.jit, static_argnums=0)
-def _pixel_maps(network: Network, variables: Any, image: jax.Array) -> PixelMaps:
-    """Runs the network on uint8 [batch, height, width, 3]; maps are [batch, height, width]."""
-    logits, eln_logits = network(variables, image)
-    size = (image.shape[1], image.shape[2])
-    p_right = None
-    if eln_logits is not None:
-        resized = _resized_planes(eln_logits[..., None], size)[0]
-        p_right = jax.nn.sigmoid(resized.astype(jnp.float32))
-    return reduce_logits(_resized_planes(logits, size))._replace(p_right=p_right)
-
-
-def _resized_planes(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Resizes [batch, h, w, channels] into [channels, batch, *size].
-
-    Channels become planes while the maps are still small: at full size every operation then runs
-    along whole rows, which is several times faster on a CPU than along 11 or 21 channels.
-    """
-    batch, height, width, channels = x.shape
-    planes = jnp.moveaxis(x, -1, 0).reshape(channels * batch, height, width, 1)
-    return resize_bilinear(planes, size).reshape(channels, batch, *size)
-
-
-def reduce_logits(planes: jax.Array) -> PixelMaps:
-    """Reduces logits to maps, without the ELN's.
-
-    Two scans over the classes: no array of probabilities is ever made, and neither the time to
-    compile nor the memory grows with the number of classes. Averaged probabilities (several scales,
-    sliding windows) can be reduced by passing their logarithms.
-
-    Args:
-        planes: [num_classes, ...] logits; at most 256 classes.
-    """
-    num_classes = planes.shape[0]
-    planes = planes.astype(jnp.float32)
-    lowest = jnp.full_like(planes[0], -jnp.inf)
-    zero = jnp.zeros_like(planes[0])
-
-    def highest_two(found, plane):
-        first, second, label, index = found
-        second = jnp.maximum(second, jnp.minimum(first, plane))
-        label = jnp.where(plane > first, index, label)
-        return (jnp.maximum(first, plane), second, label, index + jnp.uint8(1)), None
-
-    start = (lowest, lowest, zero.astype(jnp.uint8), jnp.uint8(0))
-    (first, second, label, _), _ = jax.lax.scan(highest_two, start, planes)
-
-    def sums(found, plane):
-        difference = plane - first
-        weight = jnp.exp(difference)
-        # A class of probability 0 (logit -inf) adds nothing, where 0 * -inf would be nan.
-        weighted = jnp.where(weight > 0, weight * difference, 0.0)
-        return (found[0] + weight, found[1] + weighted), None
-
-    (total, weighted), _ = jax.lax.scan(sums, (zero, zero), planes)
-    entropy = (jnp.log(total) - weighted / total) / np.log(max(num_classes, 2))
-    return PixelMaps(
-        prediction=label,
-        max_prob=1.0 / total,
-        entropy=jnp.clip(entropy, 0.0, 1.0),
-        margin=(1.0 - jnp.exp(second - first)) / total,
-        p_right=None,
-    )
 
 
 @dataclasses.dataclass
@@ -151,6 +55,7 @@ class Predictor:
         warp_size: (height, width) to which images, and labels in `evaluate`, are warped instead of
             being padded, as the official code evaluates VOC. None: original size.
         sharding: how a batch is split over devices; None: on the default device.
+        views: scales, mirror image and windows whose predictions are averaged.
     """
 
     network: Network
@@ -161,6 +66,7 @@ class Predictor:
     fill: tuple[int, int, int] = (124, 116, 104)
     warp_size: tuple[int, int] | None = None
     sharding: jax.sharding.Sharding | None = None
+    views: Views = SINGLE_VIEW
 
     def predict(self, image: np.ndarray) -> PixelMaps:
         """Predicts one image, uint8 [height, width, 3]: NumPy maps [height, width]."""
@@ -219,7 +125,7 @@ class Predictor:
         images += images[-1:] * (self.batch_size - len(images))
         batch = np.stack(images)
         device_batch = batch if self.sharding is None else jax.device_put(batch, self.sharding)
-        maps = _pixel_maps(self.network, self.variables, device_batch)
+        maps = pixel_maps(self.network, self.variables, device_batch, self.views, self.pad_offset)
         for row, job in enumerate(jobs):
             job.batch, job.row = maps, row
         return maps

@@ -9,7 +9,8 @@ import numpy as np
 from eln_jax.errors import UserError
 from eln_jax.evaluation import metrics
 from eln_jax.evaluation.detection import ErrorHistogram, error_figures, error_histogram
-from eln_jax.evaluation.inference import PixelMaps, Predictor
+from eln_jax.evaluation.inference import Predictor
+from eln_jax.evaluation.maps import PixelMaps
 
 # (max_prob, entropy, margin, p_right) -> kept
 Gate = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]

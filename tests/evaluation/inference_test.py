@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from eln_jax.evaluation import inference
 from eln_jax.evaluation.inference import Predictor
 
 WEIGHT = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
@@ -78,34 +77,6 @@ def test_without_an_eln_there_is_no_map_of_it():
     maps = Predictor(without_eln, WEIGHT).predict(image_of(40, 40))
     assert maps.p_right is None
     assert set(maps.scores()) == {"max_prob", "entropy", "margin"}
-
-
-def test_scores_are_higher_where_the_prediction_is_surer():
-    logits = jnp.array([[0.0, 0.0, 40.0], [0.0, 1.0, 0.0]])  # [classes, pixels]
-    scores = inference.reduce_logits(logits).scores()
-    for score in scores.values():
-        assert score[0] < score[1] < score[2]
-    np.testing.assert_allclose(scores["max_prob"], [0.5, 1 / (1 + np.exp(-1)), 1.0], atol=1e-6)
-    np.testing.assert_allclose(scores["entropy"][0], 0.0, atol=1e-6)
-    np.testing.assert_allclose(scores["margin"][1], np.tanh(0.5), atol=1e-6)
-
-
-def test_logarithms_of_probabilities_may_be_reduced_even_of_zero():
-    probability = np.array([0.0, 0.75, 0.25], np.float32)[:, None]
-    with np.errstate(divide="ignore"):
-        maps = inference.reduce_logits(jnp.asarray(np.log(probability)))
-    np.testing.assert_allclose(maps.max_prob, [0.75], rtol=1e-6)
-    np.testing.assert_allclose(maps.margin, [0.5], rtol=1e-6)
-    entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25)) / np.log(3)
-    np.testing.assert_allclose(maps.entropy, [entropy], rtol=1e-6)
-    assert maps.prediction[0] == 1
-
-
-def test_the_first_of_equal_classes_wins():
-    maps = inference.reduce_logits(jnp.zeros((4, 2)))
-    assert maps.prediction.tolist() == [0, 0]
-    np.testing.assert_allclose(maps.entropy, 1.0, rtol=1e-6)
-    np.testing.assert_allclose(maps.margin, 0.0)
 
 
 @pytest.mark.parametrize("batch_size", [2, 3])

@@ -4,7 +4,8 @@ import pytest
 
 from eln_jax.errors import UserError
 from eln_jax.evaluation import scoring
-from eln_jax.evaluation.inference import PixelMaps, Predictor
+from eln_jax.evaluation.inference import Predictor
+from eln_jax.evaluation.maps import PixelMaps
 from eln_jax.method.gates import GATES
 
 NAMES = ("sky", "road", "car")
