@@ -1,5 +1,6 @@
 """Measures speed: `python -m eln_jax.benchmark --what=data --config=configs/quickstart.py`."""
 
+import argparse
 import json
 import platform
 import sys
@@ -9,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from eln_jax import command_line, configuration
+from eln_jax.errors import UserError
 
 DESCRIPTION = """\
 Measures how fast a configuration runs on this machine and prints the figures as JSON.
 
   --what=data   the input pipeline: milliseconds an image for each of its parts on one thread (read,
-                decode, augment, batch, transfer), and images a second of each stream as training
-                drives it; with --train_steps also the share of a training step that waits for data
+                decode, augment, batch, transfer); images a second of each stream as training drives
+                it; memory; and which share of a training step's time goes by waiting for data
 """
 EXAMPLES = """\
-Every figure is given as the least and the median of several; compare figures of one run only, for
-other programs on the machine take their share.
+Every time and rate is given as the least and the median of several. Other programs on the machine
+take their share: compare figures of one run, or images_per_cpu_second, which is by the time that
+processors really worked for the pipeline, and so what one core makes.
 
 examples:
   python -m eln_jax.benchmark --what=data --config=configs/quickstart.py --train_steps=5
@@ -27,6 +30,7 @@ examples:
       --config.data.workers=2 --json=data.json
 
 """
+STEPS = 5
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,19 +47,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--config", required=True, help="configuration file, FILE.py[:variant]")
     parser.add_argument("--what", choices=("data",), required=True, help="what to measure")
     parser.add_argument(
-        "--seconds", type=float, default=10.0, help="how long a stream is timed (default 10)"
+        "--seconds", type=float, default=10.0, help="how long each stream is timed (default 10)"
     )
     parser.add_argument(
         "--train_steps",
         type=int,
-        default=0,
-        help="also train so many steps of the third phase and time their waiting (default 0)",
+        help="steps of the third phase that are timed with data and without, from random weights; "
+        f"0: none (default {STEPS}, but 0 where there is only a CPU, which may take minutes)",
     )
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     flags = parser.parse_args(rest)
+    _check(flags)
     config = configuration.load(flags.config, overrides)
     configuration.complete(config)
-    print(f"Measuring {flags.config}: about {2 * flags.seconds + 10:.0f} s ...", file=sys.stderr)
     figures = json.dumps(_measure(flags, config), indent=2)
     print(figures)
     if flags.json:
@@ -64,12 +68,25 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _measure(flags: Any, config: Any) -> dict[str, Any]:
+def _check(flags: argparse.Namespace) -> None:
+    """Refuses what could not be measured or written, before time goes by."""
+    if not 0 < flags.seconds <= 3600:
+        raise UserError(f"--seconds={flags.seconds} must be more than 0, and 3600 at most.")
+    if flags.train_steps is not None and flags.train_steps < 0:
+        raise UserError(f"--train_steps={flags.train_steps} must be 0 or more.")
+    if flags.json and not flags.json.absolute().parent.is_dir():
+        raise UserError(f"--json={flags.json}: there is no folder {flags.json.parent}; make it.")
+
+
+def _measure(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
     import jax
 
     from eln_jax.benchmarks import data, waiting
     from eln_jax.training import assembly, inputs
 
+    steps = flags.train_steps
+    if steps is None:
+        steps = 0 if jax.default_backend() == "cpu" else STEPS
     report = {
         "what": flags.what,
         "config": flags.config,
@@ -80,10 +97,18 @@ def _measure(flags: Any, config: Any) -> dict[str, Any]:
         "workers": config.data.workers,
         "threads": config.data.threads,
     }
+    _say(f"Timing the streams of {flags.config}, {flags.seconds:g} s each ...")
     report |= data.measure_data(inputs.make_inputs(config), config, flags.seconds)
-    if flags.train_steps:
-        report["training"] = waiting.measure_waiting(assembly.build(config), flags.train_steps)
+    if steps:
+        _say(f"Compiling, and timing {2 * steps} training steps; --train_steps=0 leaves it out ...")
+        with config.unlocked():  # weights change no time, and need not be there
+            config.model.pretrained = config.model.eln_pretrained = ""
+        report["training"] = waiting.measure_waiting(assembly.build(config), steps)
     return report
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eln_jax import command_line, configuration
 
@@ -23,7 +22,7 @@ Nothing of the data set is changed. Into --output go
 EXAMPLES = """\
 exit codes:
   0  no errors; there may be warnings, which are worth a look
-  1  errors: what a training would stop at, pass over in silence, or be flattered by
+  1  errors: what a training would stop at, leave out, or be flattered by
   2  a mistake in the command or the configuration, told in one sentence
 
 examples:
@@ -37,7 +36,6 @@ examples:
     python -m eln_jax.check_data --config=my.py && python -m eln_jax.main --config=my.py ...
 
 """
-_PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 
 
 def main(argv: Sequence[str]) -> int:
@@ -66,21 +64,33 @@ def main(argv: Sequence[str]) -> int:
     flags = parser.parse_args(rest)
     config: Any = configuration.load(flags.config, overrides)
 
-    # Imports jax: after the flags have been understood.
-    from eln_jax.data import doctor, doctor_page, doctor_report, faults
+    # Some of these take seconds to import: after the flags have been understood.
+    from eln_jax.data.doctor.examination import examine
+    from eln_jax.data.doctor.page import make_page
+    from eln_jax.data.doctor.report import classes_table, parts_table, print_faults
+    from eln_jax.data.progress import Progress
     from eln_jax.evaluation.panels import make_palette
-    from eln_jax.training import checkup
+    from eln_jax.training import checkup, opening
     from eln_jax.training.logging import duration, print_table
 
     console = Console(highlight=False)
     start = time.monotonic()
-    train, val, partition, found = checkup.open_all(config.data)
+    if found := configuration.complete(config, checkup.find_classes):
+        console.print(found, markup=False, soft_wrap=True)
+    train, val, partition, faults = checkup.open_all(config.data)
     flags.output.mkdir(parents=True, exist_ok=True)
-    # A warped image is scaled to the crop, however small it is.
-    crop = None if config.data.geometry == "warp" else tuple(config.crop_size)
-    with _Scan(console) as scan:
-        report = doctor.examine(train, val, partition, crop, found=found, progress=scan.update)
-    page = doctor_page.make_page(
+    images = sum(map(len, partition))
+    with Progress(duration, console) as progress:
+        progress.start("Reading", images, "images")
+        report = examine(
+            train,
+            val,
+            partition,
+            opening.cut_size(config),
+            found=faults,
+            progress=progress.update,
+        )
+    page = make_page(
         report,
         train,
         val,
@@ -89,58 +99,21 @@ def main(argv: Sequence[str]) -> int:
         title=f"Data of {flags.config}",
         root=config.data.root,
     )
-    written = {"data_report.html": page, "data_report.json": doctor_report.to_json(report)}
+    written = {"data_report.html": page, "data_report.json": report.to_json()}
     for name, text in written.items():
         (flags.output / name).write_text(text, encoding="utf-8")
 
-    print_table(doctor_report.parts_table(report), console)
-    print_table(doctor_report.classes_table(report), console)
-    doctor_report.print_faults(report, console, config.data.root)
-    images = sum(report.counts[part] for part in ("labeled", "unlabeled", "val"))
-    numbers = [faults.count_text(report.counts[f"{s}s"], s) for s in ("error", "warning")]
+    print_table(parts_table(report), console)
+    print_table(classes_table(report), console)
+    print_faults(report, console, config.data.root)
     console.print(
-        f"{images} images in {duration(time.monotonic() - start)}: {', '.join(numbers)}. "
+        f"{images} images in {duration(time.monotonic() - start)}: "
+        f"{report.count_words(('error', 'warning'))}. "
         f"Report: {' and '.join(str(flags.output / name) for name in written)}",
         markup=False,
         soft_wrap=True,
     )
     return report.exit_code
-
-
-class _Scan:
-    """Shows how many images are done: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, console: Console):
-        self._console = console
-        self._bar = Progress(
-            TextColumn("reading images"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=None)
-        self._start = self._last = time.monotonic()
-
-    def __enter__(self) -> "_Scan":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def update(self, done: int, total: int) -> None:
-        """Notes that `done` images of `total` have been read."""
-        from eln_jax.training.logging import duration
-
-        self._bar.update(self._task, completed=done, total=total)
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._last >= _PLAIN_SECONDS:
-            self._last = now
-            left = duration((now - self._start) / done * (total - done))
-            self._console.print(f"{done}/{total} images read, {left} left", markup=False)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+from eln_jax.allocator import keep_freed_memory
 from eln_jax.errors import UserError
 
 CONFIG_HELP = """\
@@ -59,12 +62,73 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     return rest, overrides
 
 
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that choose a trained model."""
+    parser.add_argument(
+        "--model", required=True, type=Path, help="the --workdir of a training, maybe under way"
+    )
+    parser.add_argument(
+        "--network",
+        choices=("teacher", "student"),
+        default="",
+        help="which of both (default: the teacher, once there is one)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="last",
+        metavar="last|best|STEP",
+        help="which checkpoint; best: by mean IoU on val (default: last)",
+    )
+
+
+def add_view_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say how often an image is looked at."""
+    parser.add_argument(
+        "--scales",
+        default="1",
+        metavar="S,S,...",
+        help="scales of the image, whose predictions are averaged (default: 1)",
+    )
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image's")
+    parser.add_argument(
+        "--tta", action="store_true", help="test-time augmentation: --scales=0.75,1,1.25 --flip"
+    )
+    parser.add_argument(
+        "--sliding",
+        action="store_true",
+        help="look through overlapping windows of the training's crop size",
+    )
+
+
+def read_views(flags: argparse.Namespace, crop_size: tuple[int, ...]) -> dict[str, Any]:
+    """The flags of `add_view_flags` as the fields of `evaluation.maps.Views`.
+
+    Raises:
+        UserError: a scale is no number above 0.
+    """
+    text = "0.75,1,1.25" if flags.tta else flags.scales
+    try:
+        scales = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0.1 <= scale <= 10 for scale in scales):
+        raise UserError(
+            f"--scales={text}: give numbers from 0.1 to 10 with commas, as 0.75,1,1.25."
+        )
+    return {
+        "scales": scales,
+        "flip": flags.flip or flags.tta,
+        "window": tuple(crop_size) if flags.sliding else None,
+    }
+
+
 def run(command: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a door and exits.
 
     With what the command returns, 2 after one sentence for a user's mistake or a file that cannot
     be used, 130 after Ctrl-C.
     """
+    keep_freed_memory()
     try:
         code = command(sys.argv[1:])
     except UserError as error:

@@ -25,6 +25,7 @@ CHOICES = {
     "model.eln_stem": ("random", "pretrained"),
     "data.source": ("folder", "voc", "cityscapes", "camvid", "records", "synthetic"),
     "data.geometry": ("scale_crop", "crop", "warp"),
+    "data.simulated.confusion": ("measured", "uniform"),
     "method.gate": ("none", "confidence", "entropy", "eln"),
     "method.class_balance": ("none", "sqrt"),
     "method.contrastive_form": ("info_nce", "official"),
@@ -236,10 +237,29 @@ def _check_data(config: Any) -> None:
     low, high = data.scale_range
     if not 0 < low <= high:
         raise UserError(f"data.scale_range={data.scale_range} must be two rising factors above 0.")
+    _check_simulated(data.simulated)
     if not data.partition and not data.labeled_count and data.labeled_fraction == 0:
         raise UserError(
             "No image is labelled: set data.partition, data.labeled_count or data.labeled_fraction."
         )
+
+
+def _check_simulated(simulated: Any) -> None:
+    low, high = simulated.error_rate
+    if not 0 <= low <= high <= 1:
+        raise UserError(
+            f"data.simulated.error_rate={simulated.error_rate} must be two rising shares from 0 "
+            "to 1."
+        )
+    if simulated.ops:
+        from eln_jax.data.simulated_errors.simulation import OPS  # imports scipy: only here
+
+        for name in simulated.ops:
+            if name not in OPS:
+                raise UserError(
+                    f"data.simulated.ops names {name!r}, which is no simulated error; choose from "
+                    f"{', '.join(OPS)}." + did_you_mean(name, OPS)
+                )
 
 
 def _check_method(config: Any) -> None:

@@ -7,15 +7,18 @@ import ast
 import importlib.util
 import json
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from eln_jax.config_checks import TUPLES, check, field_names
+from eln_jax.data.classes import ClassList
 from eln_jax.data.labels import color_text
+from eln_jax.defaults import default_config
 from eln_jax.errors import UserError, did_you_mean
+from eln_jax.training.opening import find_classes
 
 
 def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
@@ -37,6 +40,40 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
     check(config)
     config.lock()
     return config
+
+
+def read_json(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+    """Reads the `config.json` of a run, applies overrides and checks the result.
+
+    Raises:
+        UserError: it is missing or damaged, or has a field that this version does not know.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give the --workdir of a training.") from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}).") from error
+    config = default_config()
+    _fill(config, values, path)
+    for name, text in overrides:
+        _override(config, name, text)
+    check(config)
+    config.lock()
+    return config
+
+
+def _fill(block: Any, values: Any, path: Path, prefix: str = "") -> None:
+    """Sets the fields of a block from plain values; fields that are not named keep the default."""
+    for name, value in values.items():
+        if name not in block:
+            raise UserError(
+                f"{path} has the field {prefix}{name}, which this version of eln_jax does not know."
+            )
+        if isinstance(block[name], ConfigDict):
+            _fill(block[name], value, path, f"{prefix}{name}.")
+        else:
+            block[name] = tuple(value) if isinstance(value, list) else value
 
 
 def _load_file(path: str) -> Any:
@@ -115,8 +152,12 @@ def _parse(name: str, text: str, old: Any) -> Any:
     return value
 
 
-def complete(config: Any) -> str:
-    """Fills in the classes of a folder where the configuration leaves them open (num_classes=0).
+def complete(config: Any, find: Callable[[Any], tuple[ClassList, str]] = find_classes) -> str:
+    """Fills in what the data alone tells: a folder's classes (num_classes=0), the scenes' names.
+
+    Args:
+        config: the configuration.
+        find: finds them, as `opening.find_classes` does.
 
     Returns:
         A sentence on the classes found, for the screen; empty if there was nothing to fill in.
@@ -125,11 +166,14 @@ def complete(config: Any) -> str:
         UserError: the folder, its list of classes or its masks cannot be used.
     """
     data = config.data
+    if data.source == "synthetic" and not data.class_names:
+        from eln_jax.data.synthetic import CLASS_NAMES
+
+        with config.unlocked():
+            data.class_names = CLASS_NAMES[: data.num_classes]
     if data.num_classes:
         return ""
-    from eln_jax.training.inputs import find_classes  # imports jax, which only this case needs
-
-    found, origin = find_classes(data)
+    found, origin = find(data)
     with config.unlocked():
         data.num_classes = len(found.names)
         data.class_names = found.names

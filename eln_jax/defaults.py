@@ -107,8 +107,11 @@ def _data() -> Any:
     data.threads = 4  # threads that read and augment, in each process
     data.simulated = _block()  # errors made on labels for the ELN, if method.simulated_weight > 0
     data.simulated.error_rate = (0.05, 0.3)  # share of wrong pixels, drawn for each image
-    # Which ops of eln_jax/data/simulated_errors.py are composed; empty: all.
+    # Which ops are composed (docs/simulated_errors.md shows each); empty: all.
     data.simulated.ops = ()
+    # What swap_component takes a class for: "measured" (as the main decoder does on the labelled
+    # images when the ELN's phase begins) | "uniform" (any other).
+    data.simulated.confusion = "measured"
     data.synthetic = _block()
     data.synthetic.train_size = 256  # training scenes of the synthetic source
     data.synthetic.val_size = 64  # validation scenes

@@ -13,7 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from eln_jax import check_data, command_line
-from eln_jax.data import doctor, doctor_report
+from eln_jax.data.doctor import examine
+from eln_jax.data.doctor.report import print_faults
 from eln_jax.defaults import default_config
 from eln_jax.training.checkup import open_all
 
@@ -72,6 +73,13 @@ def test_clean_data_end_with_zero_and_the_place_of_the_report(folder, capsys):
         assert remote not in page
 
 
+def test_classes_that_are_left_open_are_found_and_told(folder, capsys):
+    assert check_data.main(arguments(folder, **{"data.num_classes": 0})) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "2 classes, found in 6 masks: class 0, class 1."
+    assert lines[1].startswith("Reading: 6 images in ")
+
+
 def test_warnings_alone_end_with_zero(folder):
     assert check_data.main(arguments(folder, crop_size="(48, 48)")) == 0
     found = json.loads((folder.parent / "report/new/data_report.json").read_text())
@@ -128,16 +136,15 @@ def test_help_says_what_exit_codes_mean(capsys):
         assert words in out
 
 
-def test_a_terminal_gets_a_table_and_a_bar(folder):
+def test_a_terminal_gets_a_table(folder):
     (folder / "images/train/b.png").write_bytes(b"")
     data = default_config().data
     data.root, data.num_classes = str(folder), 2
     train, val, partition, found = open_all(data)
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, highlight=False)
-    with check_data._Scan(console) as scan:
-        report = doctor.examine(train, val, partition, found=found, progress=scan.update)
-    doctor_report.print_faults(report, console, str(folder))
+    report = examine(train, val, partition, found=found)
+    print_faults(report, console, str(folder))
     text = screen.getvalue()
     assert "images/train/b.png" in text
     assert "what to do" in text

@@ -119,6 +119,11 @@ def test_an_override_is_read_as_the_type_of_its_field(name, text, value):
         ("data.scale_range", "(0.0, 1.0)", "rising"),
         ("optim.learning_rate", "0", "greater than 0"),
         ("eval.max_images", "-1", "0 or more"),
+        ("data.simulated.ops", "coarsen,blotchs", "'blotchs', which is no simulated error"),
+        ("data.simulated.ops", "coarsen,blotchs", "Did you mean blotches?"),
+        ("data.simulated.error_rate", "(0.3, 0.1)", "two rising shares"),
+        ("data.simulated.error_rate", "(0.3, 1.1)", "two rising shares"),
+        ("data.simulated.confusion", "measure", "Did you mean measured?"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_sentence(name, text, words):

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from eln_jax.data.decoding import decode_mask
-from eln_jax.data.labels import Color, color_text, parse_color
+from eln_jax.data.labels import Color, color_keys, color_text, key_color, parse_color
 from eln_jax.errors import UserError
 
 CLASSES_FILE = "classes.txt"
 
 # More colours than this are a photograph or smoothed edges, not a drawing of classes.
-_MOST_COLORS = 64
+MOST_COLORS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +95,15 @@ def scan_classes(masks: Iterable[Path], void_ids: tuple[int, ...]) -> ClassList:
     colors: set[int] = set()
     some_mask: dict[str, Path] = {}
     for path in masks:
-        stored, _ = decode_mask(path)
-        some_mask["ids" if stored.ndim == 2 else "colours"] = path
-        if stored.ndim == 2:
-            ids |= set(np.flatnonzero(np.bincount(stored.ravel(), minlength=256)).tolist())
+        kind, found = stored_values(path)
+        some_mask[kind] = path
+        if kind == "ids":
+            ids |= found
             continue
-        wide = stored.astype(np.int32)
-        colors |= set(np.unique((wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]).tolist())
-        if len(colors) > _MOST_COLORS:
+        colors |= found
+        if len(colors) > MOST_COLORS:
             raise UserError(
-                f"mask {path} brings the colours of the masks to more than {_MOST_COLORS}: save "
+                f"mask {path} brings the colours of the masks to more than {MOST_COLORS}: save "
                 f"masks without smoothing, or list the classes in {CLASSES_FILE}."
             )
     if len(some_mask) > 1:
@@ -113,13 +112,28 @@ def scan_classes(masks: Iterable[Path], void_ids: tuple[int, ...]) -> ClassList:
             f"classes with both in {CLASSES_FILE} (a line a class, as '1 cat #800000')."
         )
     if colors:
-        found = tuple((c >> 16, c >> 8 & 255, c & 255) for c in sorted(colors))
-        names = tuple(color_text(color) for color in found)
-        return _at_least_two(ClassList(names, tuple(range(len(found))), found), some_mask)
+        listed = tuple(key_color(key) for key in sorted(colors))
+        names = tuple(color_text(color) for color in listed)
+        return _at_least_two(ClassList(names, tuple(range(len(listed))), listed), some_mask)
     classes = ids - set(void_ids)
     count = max(classes, default=-1) + 1
     names = tuple(f"class {label}" for label in range(count))
     return _at_least_two(ClassList(names, tuple(range(count))), some_mask)
+
+
+def stored_values(mask: Path) -> tuple[str, set[int]]:
+    """Looks which values a mask holds.
+
+    Returns:
+      "ids" or "colours", and the ids, or the colours' keys (`labels.color_keys`).
+
+    Raises:
+      UserError: The mask cannot be read.
+    """
+    stored, _ = decode_mask(mask)
+    if stored.ndim == 2:
+        return "ids", set(np.flatnonzero(np.bincount(stored.ravel(), minlength=256)).tolist())
+    return "colours", set(np.unique(color_keys(stored)).tolist())
 
 
 def _at_least_two(found: ClassList, masks: dict[str, Path]) -> ClassList:

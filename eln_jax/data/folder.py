@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from eln_jax.data.decoding import IMAGE_SUFFIXES
 from eln_jax.data.labels import LabelCode
@@ -11,6 +12,51 @@ from eln_jax.errors import UserError
 
 # Formats that keep a pixel's value as it is; JPEG does not.
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+
+
+class FolderFiles(NamedTuple):
+    """The files of a folder by id: each should have one.
+
+    Attributes:
+      images: Of each id its images; there is an id at least.
+      masks: Of each id its masks, whether it has an image or not.
+      jpegs: Of images without a mask the JPEGs that lie where it should be.
+    """
+
+    images: dict[str, list[Path]]
+    masks: dict[str, list[Path]]
+    jpegs: dict[str, list[Path]]
+
+
+def list_files(
+    root: str | os.PathLike[str], images: str, masks: str, split: str = ""
+) -> FolderFiles:
+    """Lists images below `root/images/[split]` and masks below `root/masks/[split]`; opens none.
+
+    An id is a path below these folders without the suffix. Subfolders are searched, hidden files
+    are passed over.
+
+    Raises:
+      UserError: A folder is missing or has no images, or one is to hold both images and masks.
+    """
+    image_folder = _existing_folder(Path(root), images, split)
+    mask_folder = Path(root) / masks / split
+    if mask_folder == image_folder:
+        raise UserError(
+            f"images and masks would both be those of {image_folder}: give each a folder, with "
+            "data.images and data.masks."
+        )
+    image_files = _by_id(image_folder, _walk(image_folder), IMAGE_SUFFIXES)
+    if not image_files:
+        kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+        raise UserError(f"there are no images below {image_folder}: put some there ({kinds}).")
+    found = _walk(mask_folder)
+    mask_files = _by_id(mask_folder, found, MASK_SUFFIXES)
+    without_mask = image_files.keys() - mask_files.keys()
+    jpegs = _by_id(mask_folder, found, JPEG_SUFFIXES)
+    jpegs = {key: paths for key, paths in jpegs.items() if key in without_mask}
+    return FolderFiles(image_files, mask_files, jpegs)
 
 
 def open_folder(
@@ -22,10 +68,7 @@ def open_folder(
     split: str = "",
     class_names: Sequence[str] = (),
 ) -> FileSource:
-    """Lists images below `root/images/[split]` and masks of the same relative stem; opens none.
-
-    Subfolders are searched. An image's id is its path below the (split's) folder without the
-    suffix. Images without a mask are unlabelled.
+    """Pairs images with the masks of the same id; opens none. Images without one are unlabelled.
 
     Args:
       root: Folder that holds the data set.
@@ -36,36 +79,50 @@ def open_folder(
       class_names: One a class; "class 0", "class 1", ... if empty.
 
     Raises:
-      UserError: A folder is missing or has no images, two images share an id, a mask is a JPEG, or
-        the numbers contradict each other.
+      UserError: As for `list_files`, and: two files share an id, a mask is a JPEG, or there are
+        more or fewer names than classes.
     """
-    image_folder = _existing_folder(Path(root), images, split)
-    image_files = _image_files(image_folder)
-    mask_folder = Path(root) / masks / split
-    mask_files = files_by_id(mask_folder, MASK_SUFFIXES, "masks")
-    _refuse_jpeg(mask_folder, image_files.keys() - mask_files.keys())
+    files = list_files(root, images, masks, split)
+    for kind, by_id in (("images", files.images), ("masks", files.masks)):
+        for key, paths in by_id.items():
+            if len(paths) > 1:
+                raise UserError(
+                    f"two {kind} share the name {key!r}: {paths[0]} and {paths[1]}; rename or "
+                    "remove one."
+                )
+    for paths in files.jpegs.values():
+        raise UserError(
+            f"mask {paths[0]} is a JPEG, which changes the values of its pixels: save masks as PNG."
+        )
+    return pair_files(files, code, [images, masks, split], class_names)
+
+
+def pair_files(
+    files: FolderFiles, code: LabelCode, folders: Sequence[str], class_names: Sequence[str]
+) -> FileSource:
+    """Makes a source of listed files, of each id with the first of its images and of its masks.
+
+    Args:
+      files: As listed; what JPEGs there are count as masks.
+      code: What the masks' pixels mean.
+      folders: The names of images, masks and split.
+      class_names: One a class, or none.
+    """
+    masks = files.jpegs | files.masks
     return FileSource(
-        (ExampleFiles(key, path, mask_files.get(key)) for key, path in image_files.items()),
+        (
+            ExampleFiles(key, paths[0], masks[key][0] if key in masks else None)
+            for key, paths in files.images.items()
+        ),
         code,
         class_names=class_names,
-        description={"kind": "folder", "folders": [images, masks, split]},
+        description={"kind": "folder", "folders": list(folders)},
     )
 
 
 def has_split(root: str | os.PathLike[str], images: str, split: str) -> bool:
     """Tells whether the images have a folder of that split."""
     return bool(split) and (Path(root) / images / split).is_dir()
-
-
-def _refuse_jpeg(folder: Path, without_mask: set[str]) -> None:
-    for key in sorted(without_mask):
-        for suffix in (".jpg", ".jpeg", ".JPG", ".JPEG"):
-            path = folder / f"{key}{suffix}"
-            if path.is_file():
-                raise UserError(
-                    f"mask {path} is a JPEG, which changes the values of its pixels: save masks "
-                    "as PNG."
-                )
 
 
 def _existing_folder(root: Path, images: str, split: str) -> Path:
@@ -89,27 +146,13 @@ def _existing_folder(root: Path, images: str, split: str) -> Path:
     return folder / split if split else folder
 
 
-def _image_files(folder: Path) -> dict[str, Path]:
-    """Returns the images below a folder by id; at least one."""
-    files = files_by_id(folder, IMAGE_SUFFIXES, "images")
-    if not files:
-        kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
-        raise UserError(f"there are no images below {folder}: put some there ({kinds}).")
-    return files
-
-
-def files_by_id(folder: Path, suffixes: Sequence[str], kind: str) -> dict[str, Path]:
-    """Returns the files below a folder by id, sorted by id; hidden files are passed over."""
-    files: dict[str, Path] = {}
-    for path in _walk(folder):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        key = path.relative_to(folder).with_suffix("").as_posix()
-        if key in files:
-            raise UserError(
-                f"two {kind} share the name {key!r}: {files[key]} and {path}; rename or remove one."
-            )
-        files[key] = path
+def _by_id(folder: Path, paths: Sequence[Path], suffixes: Sequence[str]) -> dict[str, list[Path]]:
+    """Groups the files of some kinds by id, sorted by id."""
+    files: dict[str, list[Path]] = {}
+    for path in paths:
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            key = path.relative_to(folder).with_suffix("").as_posix()
+            files.setdefault(key, []).append(path)
     return dict(sorted(files.items()))
 
 

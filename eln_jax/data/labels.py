@@ -39,7 +39,9 @@ class LabelCode:
         labels, valid = np.zeros(256, np.uint8), np.zeros(256, bool)
         for stored, label in self.ids.items():
             labels[stored], valid[stored] = label, True
-        by_key = sorted((int(_key(np.array(color))), label) for color, label in self.colors.items())
+        by_key = sorted(
+            (int(color_keys(np.array(color))), label) for color, label in self.colors.items()
+        )
         tables = {
             "_labels": labels,
             "_valid": valid,
@@ -80,7 +82,7 @@ class LabelCode:
                 f"mask {where} holds colours, not one class id a pixel: say which colour is which "
                 "class in a classes.txt beside the images (a line a class, as '1 cat #800000')."
             )
-        keys = _key(stored)
+        keys = color_keys(stored)
         place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return self._values.take(place), self._keys.take(place) == keys
 
@@ -182,10 +184,15 @@ def color_text(color: Any) -> str:
     return "#" + "".join(f"{int(part):02x}" for part in color)
 
 
-def _key(colors: np.ndarray) -> Any:
-    """One integer for each colour `[..., 3]`."""
+def color_keys(colors: np.ndarray) -> Any:
+    """Returns one integer for each colour `[..., 3]`: sorting rows takes seconds for a picture."""
     wide = colors.astype(np.int64)
     return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+
+
+def key_color(key: int) -> Color:
+    """Returns the colour that has a key."""
+    return (key >> 16, key >> 8 & 255, key & 255)
 
 
 def _ranges(ids: Mapping[int, int], ignore_label: int) -> str:

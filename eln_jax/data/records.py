@@ -23,12 +23,18 @@ from eln_jax.errors import UnreadableFileError, UserError, did_you_mean
 FORMAT = 1
 # Of the data sets that are written, as TFDS counts.
 VERSION = "1.0.0"
-METADATA = "metadata.json"  # as TFDS calls it
+# As TFDS calls the files that describe a data set.
+METADATA, INFO = "metadata.json", "dataset_info.json"
 
 
 def index_name(split: str) -> str:
     """Returns the name of the file that lists a split's ids and which of them have a label."""
     return f"{split}.index.json"
+
+
+def shard_name(dataset: str, split: str, number: int, count: int) -> str:
+    """Returns the name that TFDS gives to one of the files of a split's records."""
+    return f"{dataset}-{split}.array_record-{number:05}-of-{count:05}"
 
 
 def require_tfds() -> None:
@@ -60,6 +66,12 @@ def open_records(
     require_tfds()
     from etils import epath  # comes with TFDS
 
+    # ArrayRecord's own reader knows no other buckets.
+    if "://" in os.fspath(directory) and not os.fspath(directory).startswith("gs://"):
+        raise UserError(
+            f"records cannot be read from {directory}: of buckets only those of Google Cloud "
+            "(gs://) are; mount this one, or copy the data set to a disk."
+        )
     folder = epath.Path(directory)
     metadata = _read_json(folder / METADATA, folder)
     if metadata.get("format") != FORMAT:
@@ -67,26 +79,35 @@ def open_records(
             f"{folder} holds records of format {metadata.get('format')}, and this version of "
             f"eln_jax reads format {FORMAT}: build them again with python -m eln_jax.data.prepare."
         )
-    if not (folder / index_name(split)).exists():
-        names = (path.name for path in folder.iterdir())
-        known = sorted(n.removesuffix(index_name("")) for n in names if n.endswith(index_name("")))
+    names = {path.name for path in folder.iterdir()}
+    if index_name(split) not in names:
+        suffix = index_name("")
+        known = sorted(name.removesuffix(suffix) for name in names if name.endswith(suffix))
         raise UserError(
             f"{folder} has no split {split!r} (it has {', '.join(known) or 'none'})."
             + did_you_mean(split, known)
         )
-    return RecordSource(
-        os.fspath(folder), split, metadata, _read_json(folder / index_name(split), folder),
-        ignore_label,
-    )  # fmt: skip
+    splits = {found["name"]: found for found in _read_json(folder / INFO, folder)["splits"]}
+    count = len(splits[split]["shardLengths"])
+    shards = [shard_name(metadata["dataset"], split, number, count) for number in range(count)]
+    if missing := [shard for shard in shards if shard not in names]:
+        raise UserError(
+            f"{folder} lacks {len(missing)} of the {count} files of the split {split!r}, such as "
+            f"{missing[0]}: copy or build the data set again."
+        )
+    index = _read_json(folder / index_name(split), folder)
+    return RecordSource(os.fspath(folder), split, metadata, index, ignore_label)
 
 
 def _read_json(path: Any, folder: Any) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except ImportError as error:
+        raise UserError(f"{folder} cannot be reached ({error}): pip install gcsfs.") from error
+    except Exception as error:  # a bucket's library has errors of its own, for rights and networks
         raise UserError(
-            f"{folder} is no data set of records ({path.name} cannot be read): build one with "
-            "python -m eln_jax.data.prepare, and give its DATA_DIR/NAME/VERSION as data.root."
+            f"{folder} is no data set of records ({path.name} cannot be read: {error}): build one "
+            "with python -m eln_jax.data.prepare, and give its DATA_DIR/NAME/VERSION as data.root."
         ) from error
 
 
@@ -151,6 +172,10 @@ class RecordSource:
         """Tells whether the image has a label, without reading the record."""
         return self._has_label[index]
 
+    def location(self, index: int) -> str:
+        """Returns the data set's folder, the split and the image's id."""
+        return f"{self._directory}/{self._split}/{self.ids[index]}"
+
     def describe(self) -> dict[str, Any]:
         """Returns plain values, without the place: a data set may move."""
         description = {"kind": "records", "dataset": self._dataset, "split": self._split}
@@ -165,7 +190,15 @@ class RecordSource:
         Raises:
           UserError: The record cannot be read.
         """
-        return decode_image(io.BytesIO(self._read(index)["image"]), self._name(index))
+        return decode_image(io.BytesIO(self.stored_image(index)), self._name(index))
+
+    def stored_image(self, index: int) -> bytes:
+        """Reads the file of an image, as it was when the records were made.
+
+        Raises:
+          UserError: The record cannot be read.
+        """
+        return self._read(index)["image"]
 
     def read_label(self, index: int) -> np.ndarray:
         """Reads the label of an image.

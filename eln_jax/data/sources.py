@@ -38,6 +38,10 @@ class Source(Protocol):
         """Tells whether there is a label to read, without opening it."""
         ...
 
+    def location(self, index: int) -> str:
+        """Returns where the picture lies; two splits that share a picture give the same."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """Returns what beside the ids decides what is read, as plain values for JSON."""
         ...
@@ -87,6 +91,10 @@ class FileSource:
     def has_label(self, index: int) -> bool:
         """Tells whether the image has a mask, without opening it."""
         return self.examples[index].mask is not None
+
+    def location(self, index: int) -> str:
+        """Returns the path of an image."""
+        return str(self.examples[index].image)
 
     def describe(self) -> dict[str, Any]:
         """Returns plain values, without the files' places: a data set may move."""

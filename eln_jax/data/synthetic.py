@@ -95,6 +95,10 @@ class SyntheticSource:
         del index
         return True
 
+    def location(self, index: int) -> str:
+        """Returns the scene's id: there are no files."""
+        return self.ids[index]
+
     def describe(self) -> dict[str, Any]:
         """Returns the settings that make the scenes, as plain values."""
         return {

@@ -100,23 +100,18 @@ def pixel_maps(
     if len(looks) == 1 and positions == [None]:  # one look: its logits need no average
         planes, p_right = _look(network, variables, looks[0][0], size)
         return reduce_logits(planes)._replace(p_right=p_right)
-    total, total_right = None, None
+    found = []
     for (scaled, flipped), places in zip(looks, positions, strict=True):
         seen = scaled[:, :, ::-1] if flipped else scaled
         if places is None:
             planes, p_right = _look(network, variables, seen, size)
-            found = (jax.nn.softmax(planes, 0), p_right)
+            look: Any = (jax.nn.softmax(planes, 0), p_right)
         else:
-            found = _look_through_windows(network, variables, seen, places, views)
-            found = jax.tree.map(lambda x: _resize_planes(x, size), found)
-        if flipped:
-            found = jax.tree.map(lambda x: x[..., ::-1], found)
-        total = found[0] if total is None else total + found[0]
-        if found[1] is not None:
-            total_right = found[1] if total_right is None else total_right + found[1]
-    assert total is not None
-    maps = reduce_logits(jnp.log(total / len(looks)))
-    return maps._replace(p_right=None if total_right is None else total_right / len(looks))
+            look = _look_through_windows(network, variables, seen, places, views)
+            look = jax.tree.map(lambda x: _resize_planes(x, size), look)
+        found.append(jax.tree.map(lambda x: x[..., ::-1], look) if flipped else look)
+    probability, p_right = jax.tree.map(lambda *x: sum(x) / len(x), *found)
+    return reduce_logits(jnp.log(probability))._replace(p_right=p_right)
 
 
 def _scaled(image: jax.Array, scale: float, offset: int) -> jax.Array:

@@ -86,25 +86,26 @@ def panel_row(
         caption: one line of text.
     """
     pictures = {"image": image}
-    colors = _colors(prediction, palette)
+    colors = colorize(prediction, palette)
     classes = set(np.unique(prediction).tolist())
     if label is not None:
         void = (label < 0) | (label >= len(palette))
         classes |= set(np.unique(label[~void]).tolist())
-        pictures["label"] = _colors(label, palette)
+        pictures["label"] = colorize(label, palette)
     pictures["prediction"] = colors
     if label is not None:
-        wrong = _heat((label != prediction).astype(np.float32))
+        wrong = heat_map((label != prediction).astype(np.float32))
         pictures["wrong"] = np.where(void[..., None], np.array(VOID_COLOR, np.uint8), wrong)
     if p_right is not None:
-        pictures["p_wrong"] = _heat(1.0 - p_right)
+        pictures["p_wrong"] = heat_map(1.0 - p_right)
     if kept is not None:
         gray = image.mean(-1, keepdims=True) * 0.3 + 165  # pale enough for no class to look like it
         pictures["kept"] = np.where(kept[..., None], colors, gray.astype(np.uint8))
     return PanelRow(pictures, frozenset(classes), caption)
 
 
-def _colors(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
+def colorize(ids: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Colours class ids [height, width]; an id without a colour is void's: [height, width, 3]."""
     known = (ids >= 0) & (ids < len(palette))
     return np.where(
         known[..., None], palette[np.where(known, ids, 0)], np.array(VOID_COLOR, np.uint8)
@@ -117,7 +118,7 @@ def _heat_table() -> np.ndarray:
     return np.round(255 * table[:, :3]).astype(np.uint8)
 
 
-def _heat(values: np.ndarray) -> np.ndarray:
+def heat_map(values: np.ndarray) -> np.ndarray:
     """Colours values in [0, 1], dark to bright, in equal steps to the eye."""
     return _heat_table()[np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)]
 

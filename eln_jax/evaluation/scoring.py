@@ -143,6 +143,10 @@ def score_image(
     return EvaluationResult(confusion, histograms, gated, 1)
 
 
+# Told the example, its maps, the label map they were compared with, and the image's counts.
+OnImage = Callable[[Mapping[str, Any], PixelMaps, np.ndarray, EvaluationResult], None]
+
+
 def evaluate(
     predictor: Predictor,
     examples: Iterable[Mapping[str, Any]],
@@ -152,6 +156,7 @@ def evaluate(
     *,
     should_stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
+    on_image: OnImage | None = None,
 ) -> EvaluationResult | None:
     """Predicts and counts a split, at the images' original size unless the predictor warps.
 
@@ -163,6 +168,8 @@ def evaluate(
         gate: which pseudo-labels would be kept; None counts none.
         should_stop: polled after every image; if true the evaluation is given up.
         progress: called after every image with the number done.
+        on_image: told of every image: the example, its maps, the label map they were compared
+            with, and its own counts.
 
     Returns:
         The counts of all images, or None if it was asked to stop.
@@ -178,6 +185,8 @@ def evaluate(
             image_result = score_image(maps, label, num_classes, ignore_label, gate)
         except UserError as error:
             raise UserError(f"Image {example['id']!r}: {error}") from None
+        if on_image is not None:
+            on_image(example, maps, label, image_result)
         result = image_result if result is None else result + image_result
         if progress is not None:
             progress(done)

@@ -11,7 +11,8 @@ Networks are passed in: `networks.student`, `.aux_decoder` and `.eln` are Linen 
 `eln_jax.models.segmenter` wires them. A batch is {"labeled": {"image": uint8 [n, h, w, 3],
 "label": uint8 [n, h, w]}} and, in the third phase, "unlabeled": {"image": uint8 [m, h, w, 3],
 "inside": bool [m, h, w]}, False on padding. Where the ELN learns from simulated errors too,
-"labeled" has "simulated" beside "label": the label map with errors made on purpose.
+"labeled" has "simulated" beside "label" in the phases with an ELN: uint8 [n, h', w'], the label map
+with errors made on purpose, best as coarse as the logits.
 """
 
 from collections.abc import Callable, Mapping
@@ -296,9 +297,10 @@ def _labeled_terms(params, old, student, batch, key, args):
             settings.num_classes,
             (logits.shape[1], logits.shape[2]),
         )
-        names.append("simulated")
-        predictions.append(made_up.astype(logits.dtype))
-        eln_weights.append(settings.eln_weight * settings.simulated_weight)
+        # First: the last has most weight in the ELN's running statistics, which judge real ones.
+        names.insert(0, "simulated")
+        predictions.insert(0, made_up.astype(logits.dtype))
+        eln_weights.insert(0, settings.eln_weight * settings.simulated_weight)
     eln_losses, eln_stats, error_shares = _eln_terms(params, old, predictions, batch, key, args)
     total = total + settings.aux_weight * sum(learning.values())
     total = total + sum(w * loss for w, loss in zip(eln_weights, eln_losses, strict=True))

@@ -14,14 +14,19 @@ from eln_jax.data import pipeline
 from eln_jax.errors import UserError
 from eln_jax.method import state as method_state
 from eln_jax.method import steps
-from eln_jax.method.views import ViewSettings, normalize, to_unit
-from eln_jax.models.encoders import input_statistics
+from eln_jax.method.views import ViewSettings
 from eln_jax.models.layers import resize_bilinear
 from eln_jax.models.pretrained import load_pretrained
-from eln_jax.models.segmenter import Networks, build_networks, init_networks
+from eln_jax.models.segmenter import Networks, init_networks
 from eln_jax.training import optim, sharding
 from eln_jax.training.bookkeeping import phases
 from eln_jax.training.inputs import Inputs, make_inputs
+from eln_jax.training.networks import (
+    EvaluationNetworks,
+    input_statistics,
+    make_evaluation_networks,
+    make_networks,
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,7 @@ class Parts:
         abstract_state: its shapes, types and shardings, without making it.
         start_teacher: compiled `state.start_teacher`.
         reset_student: compiled `state.reset_student`.
-        network: `({"network"}, uint8 images) -> (logits, None)`, for evaluation.
-        network_with_eln: `({"network", "eln"}, uint8 images) -> (logits, eln_logits)`.
-        padding_colour: RGB of the encoder's mean colour, to pad images with.
+        evaluation: student or teacher, alone and with the ELN, as evaluation runs them.
     """
 
     config: Any
@@ -52,9 +55,7 @@ class Parts:
     abstract_state: Callable[[], method_state.TrainState]
     start_teacher: Callable[[method_state.TrainState], method_state.TrainState]
     reset_student: Callable[[method_state.TrainState], method_state.TrainState]
-    network: Callable[[Any, jax.Array], tuple[jax.Array, None]]
-    network_with_eln: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
-    padding_colour: tuple[int, int, int]
+    evaluation: EvaluationNetworks
 
     @property
     def description(self) -> str:
@@ -115,46 +116,7 @@ def build(config: Any, mesh: Mesh | None = None) -> Parts:
         ),
         start_teacher=jax.jit(method_state.start_teacher, donate_argnums=0),
         reset_student=jax.jit(method_state.reset_student, donate_argnums=0),
-        **_evaluation_networks(networks, args.settings),
-    )
-
-
-def _evaluation_networks(networks: Networks, settings: steps.MethodSettings) -> dict[str, Any]:
-    """Student or teacher, alone and with the ELN, on uint8 images and without dropout."""
-
-    def network(variables, image):
-        image = normalize(to_unit(image), settings.input_mean, settings.input_std)
-        prediction: Any = networks.student.apply(variables["network"], image)
-        return prediction.logits, None
-
-    def network_with_eln(variables, image):
-        logits, _ = network(variables, image)
-        image = normalize(to_unit(image), settings.eln_input_mean, settings.eln_input_std)
-        return logits, networks.eln.apply(variables["eln"], image, logits)
-
-    red, green, blue = (round(255 * m) for m in settings.input_mean)
-    return {
-        "network": network,
-        "network_with_eln": network_with_eln,
-        "padding_colour": (red, green, blue),
-    }
-
-
-def make_networks(config: Any) -> Networks:
-    """Makes the modules that the config's `model` block describes."""
-    model = config.model
-    return build_networks(
-        encoder=model.encoder,
-        output_stride=model.output_stride,
-        num_classes=config.data.num_classes,
-        width=model.width,
-        low_width=model.low_width,
-        embedding_size=model.embedding_size,
-        dropout=tuple(model.dropout),
-        eln_encoder=model.eln_encoder,
-        eln_width=model.eln_width,
-        eln_dropout=tuple(model.eln_dropout),
-        dtype=jnp.dtype(config.dtype),
+        evaluation=make_evaluation_networks(config, networks),
     )
 
 
@@ -234,11 +196,7 @@ def _host_device() -> Any:
 
 
 def _method_settings(config: Any, data: Inputs) -> steps.MethodSettings:
-    statistics = [
-        tuple(float(value) for value in values)
-        for encoder in (config.model.encoder, config.model.eln_encoder)
-        for values in input_statistics(encoder)
-    ]
+    statistics = input_statistics(config)
     weights = None
     if config.method.class_balance == "sqrt":
         share = pipeline.class_frequencies(data.train, data.partition.labeled)

@@ -36,6 +36,7 @@ class Bookkeeping:
         evaluated_step: the last step that was evaluated.
         scores: {"step", "phase", figures...} of every evaluation so far.
         seconds: time spent so far, over all the starts of the run, as far as it was saved.
+        confusion: the main decoder's counts that simulated errors are drawn by, once measured.
     """
 
     iterators: dict[str, Any]
@@ -44,6 +45,7 @@ class Bookkeeping:
     evaluated_step: int = 0
     scores: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
+    confusion: list[list[int]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values; fetches what is still on the devices."""

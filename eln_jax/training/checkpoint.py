@@ -6,7 +6,7 @@ visible by an atomic rename, so that a run killed inside a save finds the one be
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -16,7 +16,11 @@ from eln_jax.errors import UserError
 from eln_jax.method.state import TrainState
 
 # Orbax warns at every save without a score; only evaluated steps have one.
-logging.getLogger("absl").addFilter(lambda record: "tracked_metric" not in str(record.msg))
+# And it warns that what is opened to be read cannot be written.
+_NOT_NEWS = ("tracked_metric", "read_only=True", "Given directory is read only")
+logging.getLogger("absl").addFilter(
+    lambda record: not any(words in str(record.msg) for words in _NOT_NEWS)
+)
 
 
 class Checkpoints:
@@ -121,6 +125,86 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is under way and lets go of the directory."""
         self._manager.close()
+
+
+class Weights(NamedTuple):
+    """What of a checkpoint a trained model needs.
+
+    Attributes:
+        step: of the checkpoint.
+        params: as in `TrainState`.
+        batch_stats: as in `TrainState`.
+        teacher: as in `TrainState`.
+    """
+
+    step: int
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    teacher: dict[str, Any]
+
+
+def read_weights(workdir: Path, which: str = "last") -> Weights:
+    """Reads the weights of a run, maybe of one under way; changes nothing there.
+
+    Args:
+        workdir: the run's directory.
+        which: "last", "best" (highest mean IoU on val of those kept) or a step's number.
+
+    Returns:
+        Arrays on the default device. The optimiser's state, the greater part, is not read.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is damaged.
+    """
+    directory = (workdir / "checkpoints").absolute()
+    if not directory.is_dir():
+        raise UserError(f"{workdir}: holds no checkpoints; give the --workdir of a training.")
+    handlers = {"state": ocp.PyTreeCheckpointHandler(), "progress": ocp.JsonCheckpointHandler()}
+    options = ocp.CheckpointManagerOptions(
+        read_only=True, create=False, best_fn=lambda metrics: metrics["mean_iou"]
+    )
+    with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
+        step = _choose(which, manager, directory)
+        try:
+            saved = manager.item_metadata(step)["state"]
+            sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            wanted = {
+                name: jax.tree.map(
+                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved[name]
+                )
+                for name in ("params", "batch_stats", "teacher")
+            }
+            restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+            items = ocp.args.Composite(
+                state=ocp.args.PyTreeRestore(
+                    wanted, restore_args=restore_args, partial_restore=True
+                )
+            )
+            return Weights(step=step, **manager.restore(step, args=items)["state"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"The checkpoint {directory / str(step)} cannot be read ({_first_line(error)})."
+            ) from error
+
+
+def _choose(which: str, manager: ocp.CheckpointManager, directory: Path) -> int:
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise UserError(f"{directory}: holds no finished checkpoint yet.")
+    if which == "last":
+        return steps[-1]
+    if which == "best":
+        best = manager.best_step()
+        if best is None:
+            raise UserError(f"{directory}: no checkpoint has been evaluated yet; take the last.")
+        return best
+    if not which.isdigit() or int(which) not in steps:
+        listed = ", ".join(str(step) for step in steps)
+        raise UserError(
+            f"There is no checkpoint {which!r} in {directory}: choose last, best or one of the "
+            f"steps {listed}."
+        )
+    return int(which)
 
 
 def _first_line(error: Exception) -> str:

@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-from eln_jax.data.doctor_quick import quick_check
-from eln_jax.data.faults import UNREADABLE_KINDS, summary_lines
+from eln_jax.data.doctor import quick_check, summary_lines, would_stop
 from eln_jax.errors import UserError
 from eln_jax.training import assembly, summary, validation
 from eln_jax.training.bookkeeping import Bookkeeping, Phase, Stopwatch, phases, score
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.interruption import StopRequest
+from eln_jax.training.label_errors import with_label_errors
 from eln_jax.training.logging import MetricsLogger, Progress
+from eln_jax.training.opening import cut_size
 from eln_jax.training.sharding import put_batch
 
 # Fields, and blocks of them, that change no result: a run may go on with other values.
@@ -65,7 +66,7 @@ def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Pr
     with contextlib.closing(Run(parts, workdir, display)) as run, StopRequest() as stop:
         for phase in phases(config.steps):
             if run.step < phase.end and not stop.requested:
-                run.begin(phase)
+                run.begin(phase, stop)
             while run.step < phase.end and not stop.requested:
                 run.evaluate_and_save_if_due(stop)
                 if not stop.requested:
@@ -89,9 +90,8 @@ def _check_files(parts: assembly.Parts, display: Progress) -> None:
         UserError: the run would stop at one of them.
     """
     data, config = parts.data, parts.config
-    faults = quick_check(data.train, data.val, data.partition, tuple(config.crop_size))
-    fatal = [f for f in faults if f.severity == "error" and f.fault not in UNREADABLE_KINDS]
-    if fatal:
+    faults = quick_check(data.train, data.val, data.partition, cut_size(config))
+    if fatal := would_stop(faults, data.val, data.partition):
         raise UserError(
             f"{summary_lines(fatal)[0]} python -m eln_jax.check_data tells all that is wrong."
         )
@@ -171,9 +171,13 @@ class Run:
         self.since = time.perf_counter() - self.books.seconds
         self.compiled: set[str] = set()
 
-    def begin(self, phase: Phase) -> None:
-        """Shows that a phase begins."""
+    def begin(self, phase: Phase, stop: StopRequest) -> None:
+        """Shows that a phase begins, and lets its batches have what it needs."""
         self.display.start(phase.name, phase.start, phase.end, self.total)
+        if phase.name != "supervised":
+            self.iterators["labeled"] = with_label_errors(
+                self.iterators["labeled"], self.parts, self.state, self.books, stop
+            )
 
     def evaluate_and_save_if_due(self, stop: StopRequest) -> None:
         """Evaluates at intervals and at a phase's end; saves then, and at intervals of its own."""

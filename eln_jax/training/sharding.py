@@ -48,3 +48,8 @@ def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
         raise UserError(
             f"{name}={batch_size} does not divide over {devices} devices; use {fitting}."
         )
+
+
+def round_up(batch_size: int, mesh: Mesh) -> int:
+    """The least multiple of the number of devices that holds a batch; the last is filled anyway."""
+    return -(-batch_size // mesh.size) * mesh.size

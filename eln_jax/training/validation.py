@@ -15,7 +15,7 @@ from eln_jax.method.state import TrainState, student_variables
 from eln_jax.training.assembly import Parts
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.logging import MetricsLogger, Progress
-from eln_jax.training.sharding import split
+from eln_jax.training.sharding import round_up, split
 
 
 def validate(
@@ -93,12 +93,11 @@ def make_predictor(parts: Parts, state: TrainState, name: str, *, with_eln: bool
     if with_eln:
         variables["eln"] = {"params": state.params["eln"], "batch_stats": state.batch_stats["eln"]}
     return Predictor(
-        network=parts.network_with_eln if with_eln else parts.network,
+        network=parts.evaluation.network_with_eln if with_eln else parts.evaluation.network,
         variables=variables,
-        # The last batch is filled up anyway, so a size that does not divide is rounded up.
-        batch_size=-(-config.eval.batch_size // parts.mesh.size) * parts.mesh.size,
+        batch_size=round_up(config.eval.batch_size, parts.mesh),
         pad_offset=config.crop_size[0] % 8,  # 0 or 1, as the network's maps were in training
-        fill=parts.padding_colour,
+        fill=parts.evaluation.padding_colour,
         warp_size=tuple(config.crop_size) if config.eval.protocol == "warp" else None,
         sharding=split(parts.mesh),
     )

@@ -119,6 +119,12 @@ def test_missing_and_empty_folders_say_what_to_do(tmp_path):
         open_folder(tmp_path, make_code(3), split="train")
 
 
+def test_one_folder_for_images_and_masks_is_refused(root):
+    # Each image would be a mask of its own.
+    with pytest.raises(UserError, match=r"both be those of .*images: give each a folder"):
+        open_folder(root, make_code(3), masks="images")
+
+
 def test_two_images_of_one_name_are_refused(root):
     write(root / "images/b.jpg", picture())
     with pytest.raises(UserError, match="two images share the name 'b'"):

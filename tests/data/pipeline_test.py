@@ -18,7 +18,7 @@ from eln_jax.data.pipeline import (
     read_examples,
     train_stream,
 )
-from eln_jax.data.simulated_errors import Simulation
+from eln_jax.data.simulated_errors.simulation import Simulation, thin_out
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.data.transforms import Augmentation
 from eln_jax.errors import UserError
@@ -253,17 +253,65 @@ def test_others_take_the_place_of_what_cannot_be_read(folder, num_workers):
 
 def test_simulated_errors_come_beside_the_label():
     simulation = Simulation((0.2, 0.2), ("swap_component", "coarsen", "blotches"))
-    plain = take(train_stream(scenes(), range(7), **SETTINGS), 3)
-    batches = take(train_stream(scenes(), range(7), **SETTINGS, simulation=simulation), 3)
+    settings = SETTINGS | {"crop_size": (64, 65)}
+    plain = take(train_stream(scenes(), range(7), **settings), 3)
+    batches = take(train_stream(scenes(), range(7), **settings, simulation=simulation), 3)
     for batch, without in zip(batches, plain, strict=True):
-        label, simulated = batch["label"], batch.pop("simulated")
+        simulated = batch.pop("simulated")
+        assert (simulated.shape, simulated.dtype) == ((4, 16, 17), np.uint8)
+        label = np.stack([thin_out(one, 4) for one in batch["label"]])
         valid = label != 255
         np.testing.assert_array_equal(simulated[~valid], 255)
         wrong = (simulated != label)[valid].mean()
-        assert 0.1 < wrong < 0.25
+        assert 0.15 < wrong < 0.25
         assert_same([batch], [without])  # whether errors are made changes nothing else
-    with pytest.raises(UserError, match="Did you mean coarsen"):
-        Simulation((0.1, 0.2), ("coarsn",))
+
+
+@pytest.mark.parametrize("num_threads", [0, 3])
+def test_objects_are_lent_by_every_other_labelled_image_and_by_no_unlabelled(num_threads):
+    """An image is flat, with a square of its own id on it."""
+
+    class Squares(Numbered):
+        def __init__(self):
+            super().__init__(12, (32, 32))
+            self.read = set()
+
+        def read_label(self, index):
+            self.read.add(index)
+            label = np.zeros((32, 32), np.uint8)
+            label[8:20, 8:20] = index + 1
+            return label
+
+    chosen = [1, 4, 6, 9]
+    settings = SETTINGS | {"augmentation": STILL, "crop_size": (32, 32), "num_threads": num_threads}
+    simulation = Simulation((0.1, 0.1), ("insert_object",), stride=1)
+    runs = []
+    for _ in range(2):
+        source = Squares()
+        runs.append(take(train_stream(source, chosen, **settings, simulation=simulation), 12))
+        assert source.read == set(chosen)
+    assert_same(*runs)
+    lent = {index: set() for index in chosen}
+    for batch in runs[0]:
+        for label, simulated in zip(batch["label"], batch["simulated"], strict=True):
+            lent[int(label.max()) - 1] |= set((simulated[simulated != label] - 1).tolist())
+    assert lent == {index: set(chosen) - {index} for index in chosen}
+
+
+def test_who_cannot_lend_an_object_is_passed_over(folder):
+    (folder / "masks/1.png").write_bytes(b"broken")
+    source = open_folder(folder, make_code(3))
+    wanted = Simulation((0.2, 0.2), ("insert_object", "blotches"))
+    settings = SETTINGS | {"augmentation": STILL, "crop_size": (32, 32)}
+    for indices in ([0, 2], [0, 1, 2], [2]):  # without a fault, with one, and nobody to lend
+        iterator = iter(
+            train_stream(source, indices, **settings, simulation=wanted, max_unreadable=1)
+        )
+        batches = [next(iterator) for _ in range(4)]
+        assert len(iterator.complaints()) == (1 in indices)
+        iterator.close()
+        for batch in batches:
+            assert (batch["simulated"] != thin_out(batch["label"][0], 4)).any()
 
 
 def test_more_than_so_many_end_the_stream(folder):
@@ -332,7 +380,6 @@ def test_the_fingerprint_is_plain_and_tells_settings_apart():
 PARENT = """
 import multiprocessing
 from eln_jax.data.pipeline import train_stream
-from eln_jax.data.simulated_errors import Simulation
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.data.transforms import Augmentation
 

@@ -2,7 +2,6 @@ import contextlib
 import fcntl
 import functools
 import http.server
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ pytest.importorskip("tensorflow_datasets")
 
 from eln_jax import command_line
 from eln_jax.data import prepare
-from eln_jax.data.builders import DATASETS, gathering, record_builder
+from eln_jax.data.builders import DATASETS, gathering, record_builder, shards
 from eln_jax.data.pipeline import train_stream
 from eln_jax.data.records import open_records
 from eln_jax.data.transforms import Augmentation
@@ -104,7 +103,7 @@ def test_a_finished_build_is_recognised(camvid, tmp_path, capsys, refusal):
     prepare.main(flags("camvid", camvid, tmp_path, "--splits=val"))
     said = capsys.readouterr().out
     assert "Built already" in said
-    assert "--config.data.train_split=val" in said
+    assert "Next" not in said  # what would it train on?
     assert {path: path.stat().st_mtime_ns for path in remains(tmp_path)} == before
     other = tmp_path / "other"
     other.mkdir()
@@ -114,37 +113,43 @@ def test_a_finished_build_is_recognised(camvid, tmp_path, capsys, refusal):
     assert refusal(*flags("camvid", camvid, tmp_path, "--splits=test"))[1] == 2
 
 
-def test_a_killed_build_leaves_nothing_valid_and_the_next_one_completes(camvid, tmp_path):
+# Prepares what it is told to, and is killed while it writes the second split.
+KILLED = """
+import os, signal, sys
+from eln_jax.data import prepare
+from eln_jax.data.builders import shards
+
+encode = shards._encoded_label
+
+def die_in_val(source, index):
+    if source.describe()["split"] == "val":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return encode(source, index)
+
+shards._encoded_label = die_in_val
+prepare.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_killed_build_leaves_nothing_valid_and_the_next_one_goes_on(camvid, tmp_path, changed):
     source, data = tmp_path / "source", tmp_path / "data"
     shutil.copytree(camvid, source)
-    last = source / "CamVid/val/0001TP_000001.png"
-    last.unlink()
-    os.mkfifo(last)  # reading it waits, so the build is killed in the middle
-    process = subprocess.Popen(
-        [sys.executable, "-m", "eln_jax.data.prepare", *flags("camvid", source, data)],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-    )
-
-    def open_when_it_ends():  # were it to end early, the test would wait for ever
-        process.wait()
-        os.close(os.open(last, os.O_RDONLY | os.O_NONBLOCK))
-
-    watcher = threading.Thread(target=open_when_it_ends)
-    watcher.start()
-    with last.open("wb"):
-        assert process.poll() is None
-        process.kill()
-        watcher.join()
-    assert process.returncode == -9
-    (left,) = (data / "camvid").glob("incomplete.*")
-    assert list(left.glob("*train*"))
+    command = [sys.executable, "-c", KILLED, *flags("camvid", source, data)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == -9
     assert not (data / "camvid/1.0.0").exists()
-    last.unlink()
-    shutil.copy(camvid / "CamVid/val/0001TP_000001.png", last)
+    (done,) = data.rglob("camvid-train.array_record-00000-of-00001")
+    before = done.stat().st_mtime_ns
+    frames = source / "CamVid/train"
+    if changed:
+        shutil.copy(frames / "0001TP_000001.png", frames / "0001TP_000000.png")
     prepare.main(flags("camvid", source, data))
-    assert not left.exists()
-    assert open_records(data / "camvid/1.0.0", "val").read_image(1).shape == (30, 40, 3)
+    assert not list((data / "camvid").glob("incomplete*"))
+    (done,) = data.rglob("camvid-train.array_record-00000-of-00001")
+    assert (done.stat().st_mtime_ns == before) == (not changed)
+    train, val = (open_records(data / "camvid/1.0.0", split) for split in ("train", "val"))
+    assert val.read_image(1).shape == (30, 40, 3)
+    assert np.array_equal(train.read_image(0), train.read_image(1)) == changed
 
 
 @pytest.mark.parametrize(
@@ -163,7 +168,7 @@ def test_a_killed_build_leaves_nothing_valid_and_the_next_one_completes(camvid, 
 def test_an_interrupted_build_leaves_nothing(
     camvid, tmp_path, monkeypatch, refusal, error, words, code
 ):
-    encode = record_builder._encoded_label
+    encode = shards._encoded_label
     done = []
 
     def fail_at_the_third(source, index):
@@ -172,10 +177,11 @@ def test_an_interrupted_build_leaves_nothing(
             raise error
         return encode(source, index)
 
-    monkeypatch.setattr(record_builder, "_encoded_label", fail_at_the_third)
+    monkeypatch.setattr(shards, "_encoded_label", fail_at_the_third)
     sentence, found = refusal(*flags("camvid", camvid, tmp_path))
     assert (words in sentence, found) == (True, code)
-    assert not remains(tmp_path)
+    assert not (tmp_path / "camvid/1.0.0").exists()
+    assert {path.name for path in remains(tmp_path)} == {"plan.json"}  # no half a shard
     prepare.main(flags("camvid", camvid, tmp_path))
     assert len(open_records(tmp_path / "camvid/1.0.0", "train")) == 4
 
@@ -187,11 +193,25 @@ def test_a_damaged_file_ends_the_build(camvid, tmp_path, refusal):
     sentence, code = refusal(*flags("camvid", source, tmp_path / "data"))
     assert "trainannot/0001TP_000002.png cannot be read" in sentence
     assert code == 2
-    assert not remains(tmp_path / "data")
+    assert not (tmp_path / "data/camvid/1.0.0").exists()
     shutil.rmtree(source / "CamVid/trainannot")
     (source / "CamVid/trainannot").mkdir()
     sentence, _ = refusal(*flags("camvid", source, tmp_path / "data", "--splits=train"))
     assert "none of the images of camvid has a mask" in sentence
+
+
+def test_splits_that_share_an_image_and_empty_ones_are_refused(tmp_path, refusal):
+    devkit = make_voc(tmp_path / "source", augmented=True)
+    lists = devkit / "ImageSets/Segmentation"
+    (lists / "trainaug.txt").write_text("2007_000032\n2007_000033\n")
+    sentence, code = refusal(*flags("voc", tmp_path / "source", tmp_path / "data"))
+    assert "'trainaug' and 'val' share 1 image(s), such as " in sentence
+    assert "2007_000033.jpg: take them out" in sentence
+    assert code == 2
+    (lists / "train.txt").write_text("\n")
+    arguments = flags("voc", tmp_path / "source", tmp_path / "data", "--splits=train,val")
+    assert "the split 'train' of voc in " in refusal(*arguments)[0]
+    assert not remains(tmp_path / "data")
 
 
 def test_a_disk_that_is_too_small_is_told_before(camvid, tmp_path, monkeypatch, refusal):

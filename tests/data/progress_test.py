@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from eln_jax.data.builders.progress import Progress, size_text
+from eln_jax.data.progress import Progress, size_text
 
 
 def duration(seconds):

@@ -1,6 +1,7 @@
 import io
 import json
 import pickle
+import shutil
 import sys
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 pytest.importorskip("tensorflow_datasets")
 
-from eln_jax.data.builders import record_builder
+from eln_jax.data.builders import record_builder, shards
 from eln_jax.data.folder import open_folder
 from eln_jax.data.labels import make_code
 from eln_jax.data.pipeline import fingerprint, train_stream
@@ -49,10 +50,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(folder, tmp_path_factory):
-    sources = {"train": open_files(folder), "val": open_files(folder)}
+    sources = {"train": open_files(folder), "twin": open_files(folder)}
     # A shard an image, or nearly: their order counts.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record_builder, "_SHARD_BYTES", 1500)
+        patch.setattr(shards, "_SHARD_BYTES", 1500)
         place = record_builder.build("mine", sources, tmp_path_factory.mktemp("data"), "somewhere")
     assert len(list(place.glob("*train.array_record*"))) > 2
     return place
@@ -115,7 +116,7 @@ def test_void_may_have_another_value(folder, built):
 
 
 def test_a_pickled_source_opens_its_files_again(built):
-    source = open_records(built, "val")
+    source = open_records(built, "twin")
     image = source.read_image(1)
     copy = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(copy.read_image(1), image)
@@ -128,21 +129,34 @@ def test_the_fingerprint_knows_the_data_set_and_not_its_place(built, tmp_path):
         fingerprint(open_records(place, "train"), [0, 1], **SETTINGS) for place in (built, moved)
     )
     assert first == second == json.loads(json.dumps(first))
-    other = fingerprint(open_records(built, "val"), [0, 1], **SETTINGS)
+    other = fingerprint(open_records(built, "twin"), [0, 1], **SETTINGS)
     assert other != first
 
 
 def test_what_is_no_data_set_of_records_says_so(built, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"is no data set of records \(metadata\.json.*data\.root"):
         open_records(built.parent, "train")
-    with pytest.raises(UserError, match=r"no split 'vla' \(it has train, val\)\. Did you mean val"):
-        open_records(built, "vla")
+    with pytest.raises(UserError, match=r"no split 'twim' \(it has train, twin\)\. Did you"):
+        open_records(built, "twim")
     (tmp_path / "metadata.json").write_text('{"format": 99}')
     with pytest.raises(UserError, match=r"records of format 99.*reads format 1"):
         open_records(tmp_path, "train")
+    with pytest.raises(UserError, match=r"of buckets only those of Google Cloud.*copy"):
+        open_records("s3://bucket/voc/1.0.0", "train")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(UserError, match=r"gs://bucket.*cannot be reached.*pip install gcsfs"):
+        open_records("gs://bucket/voc/1.0.0", "train")
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match=r"pip install 'eln_jax\[tfds\]'"):
         open_records(built, "train")
+
+
+def test_an_incomplete_copy_is_refused(built, tmp_path):
+    shutil.copytree(built, tmp_path / "copy")
+    (tmp_path / "copy/mine-train.array_record-00001-of-00005").unlink()
+    open_records(tmp_path / "copy", "twin")
+    with pytest.raises(UserError, match=r"lacks 1 of the 5 files of the split 'train'.*00001-of"):
+        open_records(tmp_path / "copy", "train")
 
 
 def test_damaged_records_are_named_and_may_be_replaced(built, tmp_path):
@@ -151,7 +165,7 @@ def test_damaged_records_are_named_and_may_be_replaced(built, tmp_path):
     for file in built.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     shards = sorted(copy.glob("*train.array_record*"))
-    shards[0].unlink()
+    shards[0].write_bytes(b"")
     content = bytearray(shards[-1].read_bytes())
     content[len(content) // 2] ^= 255
     shards[-1].write_bytes(content)

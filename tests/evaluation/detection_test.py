@@ -179,3 +179,17 @@ def test_binning_costs_little_on_saturated_scores():
     expected = (ranks[right].sum() - right.sum() * (right.sum() + 1) / 2) / pairs
     histogram = error_histogram(score, np.zeros(50_000, int), right, 1)
     assert detection.auroc(histogram) == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_error_equals_guos_formula(seed):
+    score, prediction, right = sample(seed, pixels=2000, levels=20)
+    histogram = error_histogram(score, prediction, right, 3)
+    expected = 0.0
+    for low in np.arange(15) / 15:
+        inside = (score >= low) & (score < low + 1 / 15)
+        if inside.any():
+            expected += inside.mean() * abs(score[inside].mean() - right[inside].mean())
+    found = detection.expected_calibration_error(histogram)
+    assert found == pytest.approx(expected, abs=2e-3)
+    assert np.isnan(detection.expected_calibration_error(EMPTY))

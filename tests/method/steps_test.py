@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from eln_jax.defaults import default_config
-from eln_jax.method import state, steps, views
+from eln_jax.method import simulated, state, steps, views
 
 LABELED, UNLABELED, SIZE, CLASSES, VOID = 2, 3, 5, 3, 255
 STUDENT_GROUPS = (LABELED, UNLABELED, UNLABELED)
@@ -495,6 +495,48 @@ def test_the_eln_descends_the_gradient_of_the_sum_over_predictions():
 
     expected = gradient(loss, float64(case.old.params["eln"]))
     assert_close(step_taken(case.old.params["eln"], new.params["eln"]), expected)
+
+
+def test_simulated_errors_are_one_more_prediction_in_the_elns_loss():
+    label = make_batch()["labeled"]["label"]
+    with_errors = label[:, ::2, ::2].copy()
+    with_errors[:, 2] = (with_errors[:, 2] + 1) % CLASSES
+    case = Case(only="eln", eln_weight=2.0, simulated_weight=0.25)
+    case.batch["labeled"]["simulated"] = with_errors
+    new, metrics = case.run(steps.eln_step)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), case.old.step), 4)
+    logits = float64(simulated.soft_logits(key, jnp.array(with_errors), CLASSES, (3, 3)))
+    (judged, *_), _ = labeled_eln(case, [logits, *labeled_logits(case)])
+    expected = balanced_bce(judged, logits, label)
+    np.testing.assert_allclose(metrics["simulated_eln_loss"], expected, rtol=1e-5)
+    wrong = (enlarge(logits, (SIZE, SIZE)).argmax(-1) != label)[label != VOID].mean()
+    np.testing.assert_allclose(metrics["error_share/simulated"], wrong, rtol=1e-6)
+    assert wrong > 0.1
+    # The other predictions count as ever, and the ELN alone learns from these.
+    plain, plain_metrics = Case(only="eln", eln_weight=2.0).run(steps.eln_step)
+    np.testing.assert_allclose(metrics["eln_loss"], plain_metrics["eln_loss"], rtol=1e-5)
+    total = plain_metrics["loss"] + 2.0 * 0.25 * expected
+    np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+    assert moved(plain, new) == {"eln"}
+    assert not any("simulated" in name for name in plain_metrics)
+
+
+def test_other_simulated_errors_make_another_loss():
+    label = make_batch()["labeled"]["label"]
+    found = []
+    for shift in (0, 1):
+        case = Case(only="eln", simulated_weight=1.0)
+        errors = np.where(label == VOID, VOID, (label + shift) % CLASSES)
+        case.batch["labeled"]["simulated"] = errors.astype(np.uint8)
+        _, metrics = case.run(steps.semi_supervised_step)
+        found.append(metrics)
+    losses, shares = (
+        [float(one[name]) for one in found]
+        for name in ("simulated_eln_loss", "error_share/simulated")
+    )
+    assert np.isfinite(losses).all()
+    assert abs(losses[0] - losses[1]) > 0.01
+    assert shares[0] < 0.6 < shares[1]
 
 
 def test_eln_step_moves_everything_but_the_teacher():

@@ -181,7 +181,7 @@ def test_each_encoder_sees_its_own_colours():
     assert settings.input_std == pytest.approx((0.229, 0.224, 0.225))
     assert settings.eln_input_mean == pytest.approx((127 / 255,) * 3)
     assert settings.eln_input_std == pytest.approx((128 / 255,) * 3)
-    assert parts.padding_colour == (124, 116, 104)
+    assert parts.evaluation.padding_colour == (124, 116, 104)
 
 
 def place(array):

@@ -2,16 +2,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eln_jax.configuration import complete
 from eln_jax.data.builders import camvid
 from eln_jax.defaults import default_config
 from eln_jax.errors import UserError
-from eln_jax.training import inputs
-from eln_jax.training.checkup import open_all
+from eln_jax.training import opening
+from eln_jax.training.checkup import find_classes, open_all
 
 
 @pytest.fixture
-def data(tmp_path):
-    """The config of a folder of six images to train and two to validate; c, f have no mask."""
+def config(tmp_path):
+    """Of a folder of six images to train and two to validate; c, f have no mask."""
     for split, names in {"train": "abcdef", "val": "xy"}.items():
         for name in names:
             for kind in ("images", "masks"):
@@ -19,9 +20,15 @@ def data(tmp_path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if kind == "images" or name not in "cf":
                     Image.fromarray(np.resize(np.uint8([0, 1, 2]), (6, 8))).save(path)
-    block = default_config().data
+    config = default_config()
+    block = config.data
     block.root, block.num_classes, block.labeled_count = str(tmp_path), 3, 2
-    return block
+    return config
+
+
+@pytest.fixture
+def data(config):
+    return config.data
 
 
 def kinds(opened):
@@ -45,28 +52,27 @@ def listed(data, name, text):
         {"source": "synthetic", "root": "", "labeled_count": 5},
     ],
 )
-def test_what_training_would_read_is_opened(data, change):
+def test_what_training_would_read_is_opened(config, change):
+    data = config.data
     for name, value in change.items():
         data[name] = value
+    complete(config, find_classes)
     opened = open_all(data)
-    if not data.num_classes:
-        data.num_classes = 3  # as main's configuration.complete fills in
-    train, val = inputs.open_sources(data)
+    train, val = opening.open_sources(data)
     assert (opened.train.ids, opened.val.ids) == (train.ids, val.ids)
     assert opened.train.describe() == train.describe()
-    assert opened.partition == inputs.choose_partition(data, train, val)
+    assert opened.partition == opening.choose_partition(data, train, val)
     assert opened.faults == []
 
 
-def test_masks_tell_the_classes_or_a_list_does(data):
-    data.num_classes = 0
-    assert open_all(data).train.class_names == ("class 0", "class 1", "class 2")
+def test_masks_tell_the_classes_or_a_list_does(data, tmp_path):
+    (tmp_path / "masks/train/b.png").write_bytes(b"")  # passed over: a fault tells it later
+    assert find_classes(data)[0].names == ("class 0", "class 1", "class 2")
     listed(data, "classes", "0 ground\n1 cat\n2 dog\n9 void\n")
-    train = open_all(data).train
-    assert train.class_names == ("ground", "cat", "dog")
+    assert find_classes(data)[0].names == ("ground", "cat", "dog")
     data.classes = f"{data.root}/nowhere.txt"
     with pytest.raises(UserError, match=r"nowhere\.txt cannot be read"):
-        open_all(data)
+        find_classes(data)
 
 
 def test_a_missing_split_does_not_hide_the_other(data):
@@ -128,6 +134,27 @@ def test_a_list_of_validation_images_is_read_to_its_end(data):
     opened = open_all(data)
     assert kinds(opened) == ["unknown id", "image in two parts"]
     assert opened.partition == ((0, 1), (2, 3, 4), (5,))
+    data.partition = listed(data, "labeled", "# none yet\n")
+    opened = open_all(data)
+    assert kinds(opened) == ["unknown id", "empty split"]
+    assert opened.partition == ((), (1, 2, 3, 4), (0, 5))
+
+
+def test_an_image_of_both_splits_is_told(data, tmp_path):
+    data.source, data.num_classes, data.root = "voc", 21, str(tmp_path / "VOC2012")
+    lists = tmp_path / "VOC2012/ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (tmp_path / "images/train").rename(tmp_path / "VOC2012/JPEGImages")
+    (tmp_path / "masks/train").rename(tmp_path / "VOC2012/SegmentationClass")
+    for path in (tmp_path / "VOC2012/JPEGImages").iterdir():
+        path.rename(path.with_suffix(".jpg"))
+    (lists / "train.txt").write_text("a\nb\nd\n")
+    (lists / "val.txt").write_text("d\ne\n")
+    with pytest.raises(UserError, match=r"1 image\(s\) would be both trained and scored.*d\.jpg"):
+        opening.choose_partition(data, *opening.open_sources(data))
+    (fault,) = open_all(data).faults
+    image = str(tmp_path / "VOC2012/JPEGImages/d.jpg")
+    assert (fault.fault, fault.file) == ("image in two parts", image)
 
 
 def test_a_draw_that_fails_becomes_a_fault(data, tmp_path):

@@ -1,11 +1,16 @@
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from eln_jax import configuration
+from eln_jax.data import pipeline
+from eln_jax.data.simulated_errors.simulation import thin_out
 from eln_jax.errors import UserError
 from eln_jax.training.inputs import make_inputs
 from tests.configuration_test import CONFIGS
+from tests.tiny import tiny_config
 
 FOLDER = str(CONFIGS / "folder.py")
 
@@ -101,3 +106,44 @@ def test_contradictions_are_refused(root, changes, message):
 def test_a_folder_without_splits_says_what_to_do(root):
     with pytest.raises(UserError, match=r"no split 'train' .*data\.val_fraction=0\.2"):
         configuration.complete(load(root))
+
+
+def first_batch(stream):
+    iterator = iter(stream)
+    batch = next(iterator)
+    iterator.close()
+    return batch
+
+
+def test_without_weight_no_errors_are_made(monkeypatch):
+    monkeypatch.setattr(pipeline, "simulate_errors", None)
+    inputs = make_inputs(tiny_config())
+    assert inputs.with_simulated_errors is None
+    assert set(first_batch(inputs.streams["labeled"])) == {"image", "label"}
+    assert inputs.fingerprint["labeled"]["simulation"] is None
+
+
+def test_the_configured_errors_are_made_for_the_eln_alone():
+    inputs = make_inputs(
+        tiny_config(
+            method__simulated_weight="0.5",
+            data__simulated__ops="swap_component,blotches",
+            data__simulated__error_rate="(0.4, 0.4)",
+        )
+    )
+    plain = first_batch(inputs.streams["labeled"])
+    assert set(plain) == {"image", "label"}
+    # By this matrix class 5 is all that others are taken for.
+    confusion = np.zeros((6, 6), int)
+    confusion[:, 5] = 1
+    batch = first_batch(inputs.with_simulated_errors(confusion))
+    for name, array in plain.items():
+        np.testing.assert_array_equal(batch[name], array)
+    label = np.stack([thin_out(one, 4) for one in plain["label"]])
+    wrong = (batch["simulated"] != label)[label != 255]
+    assert 0.3 < wrong.mean() < 0.45
+    uniform = first_batch(inputs.with_simulated_errors(None))["simulated"]
+    assert (batch["simulated"] == 5).sum() > (uniform == 5).sum()
+    described = inputs.fingerprint["labeled"]["simulation"]
+    assert described["ops"] == ["swap_component", "blotches"]
+    assert json.loads(json.dumps(inputs.fingerprint)) == inputs.fingerprint

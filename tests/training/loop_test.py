@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from eln_jax import configuration
+from eln_jax.data import pipeline
+from eln_jax.data.simulated_errors.simulation import simulate_errors
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.errors import UnreadableFileError, UserError
 from eln_jax.training import loop
@@ -106,12 +108,37 @@ def test_a_damaged_image_is_left_out_by_name(tmp_path, monkeypatch, capsys):
         train(tmp_path / "b", **steps, method__gate="none", data__max_unreadable="0")
 
 
-def test_the_eln_learns_from_simulated_errors_too(tmp_path):
-    steps = {"steps__supervised": "1", "steps__eln": "2", "steps__semi_supervised": "0"}
-    train(tmp_path, **steps, method__simulated_weight="0.5", method__gate="none")
-    last = [row for row in rows(tmp_path) if row["split"] == "train"][-1]
-    assert np.isfinite(last["simulated_eln_loss"])
-    assert 0 < last["error_share/simulated"] < 0.6
+def test_the_eln_learns_from_simulated_errors_that_a_run_that_died_draws_again(
+    tmp_path, monkeypatch
+):
+    drawn_by = []
+
+    def spy(label, rng, simulation, **options):
+        drawn_by.append(simulation.confusion)
+        return simulate_errors(label, rng, simulation, **options)
+
+    monkeypatch.setattr(pipeline, "simulate_errors", spy)
+    changes = {
+        "steps__supervised": "2",
+        "steps__eln": "3",
+        "steps__semi_supervised": "0",
+        "method__gate": "none",
+        "method__simulated_weight": "0.5",
+        "log__every": "1",
+    }
+    train(tmp_path / "whole", **changes)
+    figures = [row for row in rows(tmp_path / "whole") if row["split"] == "train"]
+    assert ["simulated_eln_loss" in row for row in figures] == [False] * 2 + [True] * 3
+    assert all(np.isfinite(row["simulated_eln_loss"]) for row in figures[2:])
+    assert all(0 < row["error_share/simulated"] < 0.6 for row in figures[2:])
+    # By what the student took for what after the first phase, whenever the run went on.
+    with pytest.raises(CrashError):
+        train(tmp_path / "died", CrashingDisplay(5), **changes)
+    train(tmp_path / "died", **changes)
+    assert rows(tmp_path / "died") == rows(tmp_path / "whole")
+    assert drawn_by[0].sum() > 0
+    for confusion in drawn_by:
+        np.testing.assert_array_equal(confusion, drawn_by[0])
 
 
 def test_ctrl_c_saves_and_the_run_goes_on(unbroken, tmp_path):

@@ -25,6 +25,7 @@ from eln_jax.method.state import TrainState
 from eln_jax.training import sharding, validation
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.logging import MetricsLogger, Progress
+from eln_jax.training.networks import EvaluationNetworks
 from tests.tiny import tiny_config
 
 TRUTH = np.repeat([0, 1, 255], [8, 23, 1])
@@ -107,9 +108,7 @@ def validated(workdir, phase, *, source=None, state=None, logger=None, display=N
         config=tiny_config(data__num_classes="2", **changes),
         data=data,
         mesh=sharding.make_mesh(),
-        network=network,
-        network_with_eln=network_with_eln,
-        padding_colour=(0, 0, 0),
+        evaluation=EvaluationNetworks(network, network_with_eln, (0, 0, 0)),
     )
     with StopRequest() as stop:
         return validation.validate(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import IO, NamedTuple
 
-from eln_jax.data.builders.progress import Progress, size_text
+from eln_jax.data.progress import Progress, size_text
 from eln_jax.errors import UserError
 
 _MIB = 1 << 20
@@ -123,11 +123,18 @@ def _members(archive: Path, raw: IO[bytes]) -> Iterator[_Member]:
                     if not entry.is_dir():
                         yield _zip_member(opened, entry)
             return
-        with tarfile.open(fileobj=raw, mode="r:*", tarinfo=_Header) as opened:
+        with _open_tar(raw) as opened:
             size = archive.stat().st_size
             for entry in opened:
                 if not entry.isdir():
                     yield _tar_member(opened, entry, size, raw.tell())
+
+
+def _open_tar(raw: IO[bytes]) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=raw, mode="r:*", tarinfo=_Header)
+    except tarfile.ReadError as error:  # which lists all that was tried
+        raise tarfile.ReadError("it is neither a zip nor a tar, or cut short") from error
 
 
 def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
@@ -187,8 +194,9 @@ def _naming(archive: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        why = str(error).partition("\n")[0].rstrip(":")  # tarfile goes on with what it tried
-        raise UserError(f"the archive {archive} cannot be read ({why}): fetch it again.") from error
+        raise UserError(
+            f"the archive {archive} cannot be read ({error}): fetch it again."
+        ) from error
 
 
 def _refuse_path(archive: Path, name: str) -> None:

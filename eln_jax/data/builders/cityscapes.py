@@ -34,7 +34,7 @@ LABEL_IDS = {
     "bicycle": 33,
 }
 CLASS_NAMES = tuple(LABEL_IDS)
-_IMAGE, _MASK = "_leftImg8bit.png", "_gtFine_labelIds.png"
+IMAGE_ENDING, MASK_ENDING = "_leftImg8bit.png", "_gtFine_labelIds.png"
 
 
 def open_split(root: str | Path, split: str, ignore_label: int = 255) -> FileSource:
@@ -50,19 +50,20 @@ def open_split(root: str | Path, split: str, ignore_label: int = 255) -> FileSou
     """
     root = Path(root)
     images, masks = root / "leftImg8bit" / split, root / "gtFine" / split
-    if not images.is_dir():
-        raise UserError(
-            f"{root} is not Cityscapes: there is no {images}; give the folder with leftImg8bit and "
-            "gtFine (unpacked from leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip) as "
-            "data.root."
-        )
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise UserError(
+                f"{root} is not Cityscapes: there is no {folder}; give the folder with leftImg8bit "
+                "and gtFine (unpacked from leftImg8bit_trainvaltest.zip and "
+                "gtFine_trainvaltest.zip) as data.root."
+            )
     examples = []
-    for image in images.glob(f"*/*{_IMAGE}"):
-        key = f"{image.parent.name}/{image.name.removesuffix(_IMAGE)}"
-        mask = masks / f"{key}{_MASK}"
+    for image in images.glob(f"*/*{IMAGE_ENDING}"):
+        key = f"{image.parent.name}/{image.name.removesuffix(IMAGE_ENDING)}"
+        mask = masks / f"{key}{MASK_ENDING}"
         examples.append(ExampleFiles(key, image, mask if mask.is_file() else None))
     if not examples:
-        raise UserError(f"there are no images CITY/*{_IMAGE} below {images}.")
+        raise UserError(f"there are no images CITY/*{IMAGE_ENDING} below {images}.")
     return FileSource(
         examples,
         label_code(ignore_label),

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import BinaryIO
 
-from eln_jax.data.builders.progress import Progress, size_text
+from eln_jax.data.progress import Progress, size_text
 from eln_jax.errors import UserError
 
 _SECONDS = 60.0  # without a byte

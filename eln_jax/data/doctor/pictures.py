@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from eln_jax.data.decoding import decode_mask, image_geometry, match_orientation
+from eln_jax.data.doctor.masks import known_labels
 from eln_jax.data.sources import FileSource, Source
 from eln_jax.errors import UserError
 
@@ -55,7 +56,7 @@ def _read_mask(source: Source, index: int, palette: np.ndarray) -> Image.Image:
         labels, known = source.code.decode_known(stored, str(path))
     else:
         labels = source.read_label(index)
-        known = (labels < source.num_classes) | (labels == source.ignore_label)
+        known = known_labels(source, labels)
     table = np.full((256, 3), VOID_COLOR, np.uint8)
     table[: len(palette)] = palette
     colors = np.where(known[..., None], table[labels], np.array(UNKNOWN_COLOR, np.uint8))

@@ -2,22 +2,15 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from eln_jax.data.decoding import image_geometry
-from eln_jax.data.doctor_checks import images_without_mask, parts_of
-from eln_jax.data.doctor_files import (
-    Size,
-    both_ways,
-    quiet_pillow,
-    rotated,
-    size_mismatch,
-    too_small,
-    unreadable,
-)
-from eln_jax.data.faults import Fault, in_order, make_fault
+from eln_jax.data.doctor.checks import images_without_mask, parts_of
+from eln_jax.data.doctor.faults import UNREADABLE_KINDS, Fault, in_order, make_fault
+from eln_jax.data.doctor.images import Size, quiet_pillow, rotated, too_small, unreadable
+from eln_jax.data.doctor.masks import both_ways, size_mismatch
 from eln_jax.data.partitions import Partition
 from eln_jax.data.sources import FileSource, Source
 from eln_jax.errors import UserError
@@ -29,7 +22,6 @@ def quick_check(
     partition: Partition,
     crop_size: Size | None = None,
     *,
-    max_images: int = 20_000,
     max_seconds: float = 2.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Fault]:
@@ -44,13 +36,12 @@ def quick_check(
       val: Source of the validation images; may be the same.
       partition: Which images play which part.
       crop_size: Height and width of a training crop; None if images are not cropped.
-      max_images: Images to look at, at most.
       max_seconds: Time to spend, at most.
       clock: Tells the time.
 
     Returns:
-      The faults, the gravest first. Where a limit was reached, the images looked at were drawn
-      evenly from all parts, always the same, and a "check incomplete" says how many.
+      The faults, the gravest first. Where the time was over, the images looked at were drawn evenly
+      from all parts, always in the same order, and a "check incomplete" says how many.
     """
     work = [task for task in parts_of(train, val, partition) if isinstance(task[1], FileSource)]
     order = np.random.default_rng(0).permutation(len(work))
@@ -58,13 +49,29 @@ def quick_check(
     end = clock() + max_seconds
     with quiet_pillow():
         for done, place in enumerate(order):
-            if done >= max_images or clock() > end:
+            if clock() > end:
                 detail = f"{done} of {len(work)} images looked at"
                 faults.append(make_fault("check incomplete", "(all images)", detail))
                 break
             part, source, index = work[place]
             faults += _look(part, source, index, crop_size)
     return list(in_order(faults))
+
+
+def would_stop(faults: Sequence[Fault], val: Source, partition: Partition) -> list[Fault]:
+    """Picks the faults that would stop a training sooner or later.
+
+    That is every error but damaged training images, whose place others take.
+    """
+    scored = {val.location(index) for index in partition.val}
+    if isinstance(val, FileSource):
+        scored |= {str(val.examples[index].mask) for index in partition.val}
+    return [
+        fault
+        for fault in faults
+        if fault.severity == "error"
+        and (fault.fault not in UNREADABLE_KINDS or fault.file in scored)
+    ]
 
 
 def _look(part: str, source: Source, index: int, crop_size: Size | None) -> Iterator[Fault]:

@@ -1,0 +1,136 @@
+"""Judges a trained model: `python -m eln_jax.evaluate --model=runs/quickstart`."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eln_jax import command_line, configuration
+from eln_jax.errors import UserError
+
+DESCRIPTION = """\
+Predicts the images of a split that have a mask, at their original size, and says how good the
+predictions are: IoU, recall and boundary F-score of each class, and how well the ELN finds the
+wrong pixels beside maximum probability, entropy and margin on the same predictions.
+
+Into --output go
+  metrics.json      all figures, with what was evaluated and how
+  per_image.jsonl   a row an image, the worst first
+"""
+EXAMPLES = """\
+examples:
+  python -m eln_jax.evaluate --model=runs/camvid
+  with several scales and the mirror image, in windows of the training's crop size
+    python -m eln_jax.evaluate --model=runs/camvid --tta --sliding
+  on other images, warped to the crop size as the authors' code evaluates VOC
+    python -m eln_jax.evaluate --model=runs/voc --config.data.root=VOC --config.eval.protocol=warp
+
+Fields of the training's configuration can be overridden, those of data and eval with effect.
+"""
+_SPLITS = ("val", "labeled", "unlabeled")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the flags, evaluates and writes the figures.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        Exit code: 0.
+
+    Raises:
+        UserError: the model or the data cannot be used.
+    """
+    rest, overrides = command_line.split_overrides(argv)
+    parser = command_line.make_parser("evaluate", DESCRIPTION, EXAMPLES)
+    command_line.add_model_flags(parser)
+    command_line.add_view_flags(parser)
+    parser.add_argument(
+        "--split",
+        choices=_SPLITS,
+        default="val",
+        help="validation, labelled or (where they have masks) unlabelled images (default: val)",
+    )
+    parser.add_argument("--output", type=Path, help="folder (default: MODEL/evaluation/SPLIT)")
+    flags = parser.parse_args(rest)
+    config: Any = configuration.read_json(flags.model / "config.json", overrides)
+    views = command_line.read_views(flags, config.crop_size)
+
+    # Imports jax: after the flags have been understood.
+    from eln_jax.data.progress import Progress
+    from eln_jax.evaluation.assessment import assess, class_table, detection_table
+    from eln_jax.evaluation.maps import Views
+    from eln_jax.evaluation.scoring import make_gate
+    from eln_jax.training.logging import duration, print_table
+    from eln_jax.training.trained_model import open_run
+
+    model = open_run(flags.model, config, flags.network, flags.checkpoint)
+    examples, count = _examples(config, flags.split)
+    predictor = model.predictor(
+        config.eval.batch_size, views=Views(**views), warp=config.eval.protocol == "warp"
+    )
+    gate = make_gate(config.method.gate, config.method.gate_threshold) if model.has_eln else None
+    print(f"Evaluating the {model.description}, on {count} images ({flags.split}).")
+    with Progress(duration) as progress:
+        progress.start("Evaluation", count, "images")
+        assessment = assess(
+            predictor,
+            examples,
+            model.class_names,
+            config.data.ignore_label,
+            gate,
+            progress=progress.update,
+        )
+    print_table(class_table(assessment))
+    print_table(detection_table(assessment))
+    output = flags.output or flags.model / "evaluation" / flags.split
+    output.mkdir(parents=True, exist_ok=True)
+    header = {
+        "model": str(flags.model),
+        "network": model.name,
+        "step": model.step,
+        "split": flags.split,
+        "images": count,
+        "views": {"scales": predictor.views.scales, "flip": predictor.views.flip}
+        | {"window": predictor.views.window, "protocol": config.eval.protocol},
+        "class_names": model.class_names,
+    }
+    _write(output / "metrics.json", json.dumps(header | _defined(assessment.figures), indent=2))
+    rows = sorted(assessment.images, key=lambda row: row["mean_iou"])
+    _write(output / "per_image.jsonl", "\n".join(json.dumps(_defined(row)) for row in rows))
+    print(f"Results: {output / 'metrics.json'}, {output / 'per_image.jsonl'}")
+    return 0
+
+
+def _examples(config: Any, split: str) -> tuple[Any, int]:
+    """The examples of a split that have a label, and how many there are."""
+    from eln_jax.data.pipeline import read_examples
+    from eln_jax.training.opening import choose_partition, open_sources
+
+    train, val = open_sources(config.data)
+    partition = choose_partition(config.data, train, val)
+    source = val if split == "val" else train
+    indices = [i for i in getattr(partition, split) if source.has_label(i)]
+    if not indices:
+        raise UserError(f"None of the {split} images has a mask: there is nothing to compare with.")
+    return read_examples(source, indices), len(indices)
+
+
+def _defined(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no nan: what is undefined is null."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in values.items()
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

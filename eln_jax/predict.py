@@ -1,0 +1,122 @@
+"""Segments images: `python -m eln_jax.predict --model=runs/mine --input=photos --output=found`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eln_jax import command_line, configuration
+from eln_jax.data.labels import color_text
+
+DESCRIPTION = """\
+Segments an image, or every image below a folder, at its original size. Into --output go
+  masks/            a PNG an image with a class id a pixel, shown in the classes' colours
+  overlays/         the image with the classes painted over it
+  errors/           where the ELN thinks that the mask is wrong, from dark (right) to bright (wrong)
+  predictions.json  the classes, and a row an image: files, confidence, the share of its pixels that
+                    is probably wrong, and how much of it is which class
+An image that cannot be read is told and left out. Masks hold the ids that the training's masks had;
+turned pictures (EXIF) are turned upright first.
+"""
+EXAMPLES = """\
+exit codes:
+  0  all images were segmented
+  1  some could not be read
+  2  a mistake in the command, told in one sentence
+
+examples:
+  python -m eln_jax.predict --model=runs/mine --input=photos --output=found
+  which ten images to label next
+    python -m eln_jax.predict --model=runs/mine --input=photos --output=found --rank=10
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the flags and predicts.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        Exit code: 0, or 1 if an image could not be read.
+
+    Raises:
+        UserError: the model or the input cannot be used.
+    """
+    parser = command_line.make_parser("predict", DESCRIPTION, EXAMPLES)
+    command_line.add_model_flags(parser)
+    command_line.add_view_flags(parser)
+    parser.add_argument("--input", required=True, type=Path, help="an image, or a folder of images")
+    parser.add_argument("--output", required=True, type=Path, help="folder, made if absent")
+    parser.add_argument("--batch_size", type=int, default=4, help="images at a time (default: 4)")
+    parser.add_argument(
+        "--rank",
+        type=int,
+        nargs="?",
+        const=20,
+        default=0,
+        metavar="N",
+        help="list the N images that are worst segmented, by what the model says (default: 20)",
+    )
+    flags = parser.parse_args(argv)
+    config: Any = configuration.read_json(flags.model / "config.json")
+    views = command_line.read_views(flags, config.crop_size)
+
+    # Imports jax: after the flags have been understood.
+    from eln_jax.data.progress import Progress
+    from eln_jax.evaluation.maps import Views
+    from eln_jax.evaluation.prediction_files import Writer, list_images, read_images
+    from eln_jax.training.logging import duration
+    from eln_jax.training.trained_model import open_run
+
+    files = list_images(flags.input)
+    model = open_run(flags.model, config, flags.network, flags.checkpoint)
+    predictor = model.predictor(min(flags.batch_size, len(files)), views=Views(**views))
+    print(f"Segmenting {len(files)} images with the {model.description}.")
+    writer = Writer(flags.output, model.palette, config.data.class_ids)
+    rows, faults = [], []
+    with Progress(duration) as progress:
+        progress.start("Prediction", len(files), "images")
+        for example, maps in predictor.stream(read_images(files, faults)):
+            rows.append(writer.write(example["id"], example["image"], maps))
+            progress.update(len(rows) + len(faults))
+    summary = {
+        "model": str(flags.model),
+        "network": model.name,
+        "step": model.step,
+        "classes": _classes(model, config.data.class_ids),
+        "predictions": rows,
+        "faults": faults,
+    }
+    flags.output.mkdir(parents=True, exist_ok=True)
+    path = flags.output / "predictions.json"
+    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    for fault in faults:
+        print(f"Left out: {fault}")
+    if flags.rank:
+        _print_rank(rows, flags.rank, model.has_eln)
+    folders = ["masks", "overlays", *(["errors"] if model.has_eln else [])]
+    print(f"Results: {path}, and in {flags.output} the folders {', '.join(folders)}.")
+    return 1 if faults else 0
+
+
+def _classes(model: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
+    names, colors = model.class_names, map(color_text, model.palette)
+    return [
+        {"id": id_, "name": name, "color": color}
+        for id_, name, color in zip(ids or range(len(names)), names, colors, strict=True)
+    ]
+
+
+def _print_rank(rows: Sequence[dict[str, Any]], count: int, has_eln: bool) -> None:
+    """Lists the images with most pixels that are probably wrong, the worst first."""
+    by = "P(wrong) of the ELN" if has_eln else "1 - maximum probability"
+    print(f"Probably worst segmented, by the mean of {by}, %; label these next:")
+    worst = sorted(rows, key=lambda row: -row["predicted_wrong"])[:count]
+    width = len(str(len(worst)))
+    for place, row in enumerate(worst, start=1):
+        print(f"  {place:>{width}}  {100 * row['predicted_wrong']:5.1f}  {row['id']}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,71 @@
+"""From a configuration to networks: the modules, and what evaluation runs of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eln_jax.method.views import normalize, to_unit
+from eln_jax.models import encoders
+from eln_jax.models.segmenter import Networks, build_networks
+
+
+def make_networks(config: Any) -> Networks:
+    """Makes the modules that the config's `model` block describes."""
+    model = config.model
+    return build_networks(
+        encoder=model.encoder,
+        output_stride=model.output_stride,
+        num_classes=config.data.num_classes,
+        width=model.width,
+        low_width=model.low_width,
+        embedding_size=model.embedding_size,
+        dropout=tuple(model.dropout),
+        eln_encoder=model.eln_encoder,
+        eln_width=model.eln_width,
+        eln_dropout=tuple(model.eln_dropout),
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+class EvaluationNetworks(NamedTuple):
+    """Student or teacher as evaluation runs them: on uint8 images, without dropout.
+
+    Attributes:
+        network: `({"network"}, uint8 images) -> (logits, None)`.
+        network_with_eln: `({"network", "eln"}, uint8 images) -> (logits, eln_logits)`.
+        padding_colour: RGB of the encoder's mean colour, to pad images with.
+    """
+
+    network: Callable[[Any, jax.Array], tuple[jax.Array, None]]
+    network_with_eln: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
+    padding_colour: tuple[int, int, int]
+
+
+def make_evaluation_networks(config: Any, networks: Networks) -> EvaluationNetworks:
+    """Makes the functions that evaluation compiles, from the modules of `make_networks`."""
+    input_mean, input_std, eln_input_mean, eln_input_std = input_statistics(config)
+
+    def network(variables, image):
+        image = normalize(to_unit(image), input_mean, input_std)
+        prediction: Any = networks.student.apply(variables["network"], image)
+        return prediction.logits, None
+
+    def network_with_eln(variables, image):
+        logits, _ = network(variables, image)
+        image = normalize(to_unit(image), eln_input_mean, eln_input_std)
+        eln_logits: Any = networks.eln.apply(variables["eln"], image, logits)
+        return logits, eln_logits
+
+    red, green, blue = (round(255 * m) for m in input_mean)
+    return EvaluationNetworks(network, network_with_eln, (red, green, blue))
+
+
+def input_statistics(config: Any) -> list[tuple[float, ...]]:
+    """Mean and deviation of RGB that the student's encoder expects, then those of the ELN's."""
+    return [
+        tuple(float(value) for value in values)
+        for encoder in (config.model.encoder, config.model.eln_encoder)
+        for values in encoders.input_statistics(encoder)
+    ]

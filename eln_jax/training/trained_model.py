@@ -1,0 +1,140 @@
+"""A trained model, ready for use: its weights, what runs them, and what its classes are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from eln_jax.data.labels import parse_color
+from eln_jax.data.sources import check_names
+from eln_jax.errors import UserError
+from eln_jax.evaluation.inference import Predictor
+from eln_jax.evaluation.maps import SINGLE_VIEW, Views
+from eln_jax.evaluation.panels import make_palette
+from eln_jax.training import sharding
+from eln_jax.training.bookkeeping import phases
+from eln_jax.training.checkpoint import Weights, read_weights
+from eln_jax.training.networks import make_evaluation_networks, make_networks
+
+NETWORKS = ("teacher", "student")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network that segments, with the ELN beside it if one was trained.
+
+    Attributes:
+        config: of the training.
+        name: "teacher" or "student".
+        step: of the training.
+        variables: {"network": ...}, and {"eln": ...} with an ELN.
+        class_names: one a class.
+        palette: uint8 [num_classes, 3], the classes' colours.
+    """
+
+    config: Any
+    name: str
+    step: int
+    variables: dict[str, Any]
+    class_names: tuple[str, ...]
+    palette: np.ndarray
+
+    @property
+    def has_eln(self) -> bool:
+        """Whether there is an ELN that has been trained."""
+        return "eln" in self.variables
+
+    @property
+    def description(self) -> str:
+        """A few words on what it is, for the screen."""
+        eln = f"ELN on {self.config.model.eln_encoder}" if self.has_eln else "no ELN"
+        return (
+            f"{self.name} of step {self.step}, {self.config.model.encoder}, "
+            f"{len(self.class_names)} classes, {eln}"
+        )
+
+    def predictor(
+        self,
+        batch_size: int,
+        *,
+        views: Views = SINGLE_VIEW,
+        warp: bool = False,
+    ) -> Predictor:
+        """Makes what predicts images of any size, on all devices.
+
+        Args:
+            batch_size: images at a time; rounded up to a multiple of the number of devices.
+            views: scales, mirror image and windows to average.
+            warp: images are warped to the training's crop size, as the official code has it.
+        """
+        mesh = sharding.make_mesh()
+        networks = make_evaluation_networks(self.config, make_networks(self.config))
+        crop_size = tuple(self.config.crop_size)
+        return Predictor(
+            network=networks.network_with_eln if self.has_eln else networks.network,
+            variables=jax.device_put(self.variables, sharding.replicated(mesh)),
+            batch_size=sharding.round_up(batch_size, mesh),
+            pad_offset=crop_size[0] % 8,  # 0 or 1, as the network's maps were in training
+            fill=networks.padding_colour,
+            warp_size=crop_size if warp else None,
+            sharding=sharding.split(mesh),
+            views=views,
+        )
+
+
+def open_run(
+    workdir: Path, config: Any, network: str = "", checkpoint: str = "last"
+) -> TrainedModel:
+    """Opens the model that a run has trained so far.
+
+    Args:
+        workdir: the run's folder.
+        config: the run's, as its `config.json` has it.
+        network: "teacher", "student", or "" for the teacher if there is one.
+        checkpoint: "last", "best" or a step's number.
+
+    Returns:
+        A `TrainedModel`.
+
+    Raises:
+        UserError: there is no such checkpoint, or it has no such network yet.
+    """
+    weights = read_weights(workdir, checkpoint)
+    begins = {phase.name: phase.start for phase in phases(config.steps)}
+    never = weights.step  # a phase that the run does not have begins after every step
+    has_teacher = weights.step > begins.get("semi_supervised", never)
+    if network == "teacher" and not has_teacher:
+        raise UserError(
+            f"{workdir}: the checkpoint of step {weights.step} has no teacher; the semi-supervised "
+            "phase begins later or never. Take --network=student."
+        )
+    name = network or ("teacher" if has_teacher else "student")
+    has_eln = weights.step > min(begins.get("eln", never), begins.get("semi_supervised", never))
+    return TrainedModel(
+        config=config,
+        name=name,
+        step=weights.step,
+        variables=_variables(weights, name, has_eln),
+        class_names=check_names(config.data.num_classes, config.data.class_names),
+        palette=class_palette(config.data),
+    )
+
+
+def _variables(weights: Weights, name: str, has_eln: bool) -> dict[str, Any]:
+    def part(network):
+        return {
+            "params": weights.params[network],
+            "batch_stats": weights.batch_stats[network],
+        }
+
+    variables = {"network": weights.teacher if name == "teacher" else part("student")}
+    return variables | {"eln": part("eln")} if has_eln else variables
+
+
+def class_palette(data: Any) -> np.ndarray:
+    """The classes' colours, uint8 [num_classes, 3]: the data set's own, or ours."""
+    if data.class_colors:
+        return np.array([parse_color(text) for text in data.class_colors], np.uint8)
+    return make_palette(data.num_classes)

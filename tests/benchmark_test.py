@@ -1,0 +1,135 @@
+"""The door of the benchmark: its figures hold together; how fast anything is does not matter."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eln_jax import benchmark, configuration
+from eln_jax.benchmarks import data
+from eln_jax.errors import UserError
+from tests.tiny import QUICKSTART, tiny_overrides
+
+ROOT = Path(__file__).parent.parent
+PARTS = {"read", "decode_image", "decode_mask", "augment", "batch", "transfer"}
+
+
+def run(capsys, *flags, **changes):
+    """The figures on the screen, and what else was said."""
+    fields = [f"--config.{name}={value}" for name, value in tiny_overrides(**changes)]
+    asked = ["--what=data", f"--config={QUICKSTART}", "--seconds=0.1", *fields, *flags]
+    assert benchmark.main(asked) == 0
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+def check_spread(spread):
+    assert set(spread) == {"min", "median"}
+    assert 0 <= spread["min"] <= spread["median"] < 1e6
+
+
+def check_streams(figures, names, batch, workers):
+    assert set(figures["streams"]) == names
+    for stream in figures["streams"].values():
+        assert stream["batch"] == batch
+        check_spread(stream["images_per_second"])
+        assert stream["images_per_second"]["min"] > 0
+        if not sys.platform.startswith("linux"):
+            continue
+        check_spread(stream["images_per_cpu_second"])
+        memory = stream["workers_peak_memory_mib"]
+        assert len(memory) == workers
+        assert all(10 < one < 10_000 for one in memory)
+
+
+def test_the_figures_of_scenes_that_are_made_and_of_a_training(capsys, tmp_path):
+    saved = tmp_path / "data.json"
+    figures, said = run(capsys, "--train_steps=2", f"--json={saved}")
+    assert json.loads(saved.read_text()) == figures
+    assert "Figures:" in said
+    assert (figures["what"], figures["config"]) == ("data", QUICKSTART)
+    assert figures["crop_size"] == [32, 32]
+    assert figures["cores"] >= 1
+    assert 50 < figures["peak_memory_mib"] < 100_000
+    assert {"jax", "grain", "pillow", "numpy"} == set(figures["versions"])
+    parts = figures["milliseconds_per_image"]
+    assert set(parts) == PARTS
+    assert parts.pop("read") is None  # there are no files
+    for spread in parts.values():
+        check_spread(spread)
+    check_streams(figures, {"labeled", "unlabeled"}, batch=4, workers=0)
+    training = figures["training"]
+    assert set(training) == {
+        "seconds_per_step", "seconds_per_step_without_data", "data_wait_share",
+    }  # fmt: skip
+    check_spread(training["seconds_per_step"])
+    check_spread(training["seconds_per_step_without_data"])
+    assert 0 <= training["data_wait_share"] <= 1
+
+
+def test_the_figures_of_files_with_a_worker_and_simulated_errors(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    for split, names in {"train": "abcdef", "val": "g"}.items():
+        for name in names:
+            for kind, shape in (("images", (40, 48, 3)), ("masks", (40, 48))):
+                path = tmp_path / kind / split / f"{name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                top = 255 if kind == "images" else 3
+                Image.fromarray(rng.integers(0, top, shape, np.uint8)).save(path)
+    fields = {"source": "folder", "root": tmp_path, "num_classes": 3, "class_names": "a,b,c"}
+    fields |= {"labeled_count": 3, "workers": 1}
+    figures, _ = run(
+        capsys,
+        "--train_steps=0",
+        method__simulated_weight="0.5",
+        **{f"data__{name}": str(value) for name, value in fields.items()},
+    )
+    assert "training" not in figures
+    assert figures["workers"] == 1
+    parts = figures["milliseconds_per_image"]
+    assert set(parts) == PARTS | {"simulate_errors"}
+    for spread in parts.values():
+        check_spread(spread)
+    check_streams(figures, {"labeled", "unlabeled", "labeled_with_errors"}, batch=4, workers=1)
+
+
+def test_without_an_accelerator_no_step_is_timed_unless_asked(monkeypatch):
+    monkeypatch.setattr(data, "measure_data", lambda *_: {})
+    config = configuration.load(QUICKSTART, tiny_overrides())
+    flags = argparse.Namespace(what="data", config="c.py", seconds=1.0, train_steps=None)
+    assert "training" not in benchmark._measure(flags, config)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--what=data"], "--config"),
+        ([f"--config={QUICKSTART}"], "--what"),
+        ([f"--config={QUICKSTART}", "--what=dat"], "'data'"),
+        ([f"--config={QUICKSTART}", "--what=data", "--seconds=0"], "more than 0"),
+        ([f"--config={QUICKSTART}", "--what=data", "--seconds=nan"], "more than 0"),
+        ([f"--config={QUICKSTART}", "--what=data", "--train_steps=-1"], "0 or more"),
+        ([f"--config={QUICKSTART}", "--what=data", "--json=no/such/x.json"], "no folder no/such"),
+        ([f"--config={QUICKSTART}", "--what=data", "--config.data.worker=1"], "data.workers"),
+        (["--config=quickstrat.py", "--what=data"], "no configuration file"),
+    ],
+)
+def test_a_mistaken_command_line_is_refused_in_one_sentence(flags, words):
+    with pytest.raises(UserError) as error:
+        benchmark.main(flags)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_mistake_ends_the_command_with_2():
+    command = [sys.executable, "-m", "eln_jax.benchmark", "--what=data"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert len(process.stderr.strip().splitlines()) == 1
+    assert process.stderr.startswith("eln_jax: ")

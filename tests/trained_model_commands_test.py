@@ -1,0 +1,179 @@
+"""The commands that use a trained model, on a run of a few steps."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eln_jax import evaluate, main, predict
+from eln_jax.data.synthetic import SyntheticSource
+from eln_jax.errors import UserError
+from tests.tiny import QUICKSTART, tiny_overrides
+
+FIELDS = tiny_overrides(eval__every="3", checkpoint__every="3", checkpoint__keep="3")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run through the three phases, 3 steps each."""
+    workdir = tmp_path_factory.mktemp("run")
+    overrides = [f"--config.{name}={value}" for name, value in FIELDS]
+    assert main.main([f"--config={QUICKSTART}", f"--workdir={workdir}", *overrides]) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def scenes(run, tmp_path_factory):
+    """The run's validation scenes as image files, and their labels by name."""
+    config = json.loads((run / "config.json").read_text())
+    ids = SyntheticSource(4, (40, 48), num_classes=6, start=1_000_000)
+    folder = tmp_path_factory.mktemp("scenes")
+    for i, name in enumerate(ids.ids):
+        Image.fromarray(ids.read_image(i)).save(folder / f"{name}.png")
+    assert config["data"]["synthetic"]["val_size"] == 4
+    return folder, {name: ids.read_label(i) for i, name in enumerate(ids.ids)}
+
+
+def opened(path):
+    """The pixels of a picture as they are stored, and its mode."""
+    with Image.open(path) as picture:
+        return np.asarray(picture), picture.mode
+
+
+def mean_iou_of_masks(masks, labels):
+    """Another route to the mean IoU: sets of pixels, class by class, with Python's integers."""
+    intersections, unions = [0] * 6, [0] * 6
+    for name, label in labels.items():
+        mask = opened(masks / f"{name}.png")[0]
+        for c in range(6):
+            truth, found = (label == c), (mask == c) & (label != 255)
+            intersections[c] += int((truth & found).sum())
+            unions[c] += int((truth | found).sum())
+    return float(np.mean([i / u for i, u in zip(intersections, unions, strict=True) if u]))
+
+
+def test_evaluation_gives_the_figures_of_the_training(run, tmp_path, capsys):
+    assert evaluate.main([f"--model={run}", f"--output={tmp_path}"]) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    last = json.loads((run / "summary.json").read_text())["last"]
+    shared = {key.removeprefix("teacher/"): value for key, value in last.items()}
+    compared = [key for key in found if key in shared and isinstance(shared[key], float)]
+    assert {"mean_iou", "eln/auroc", "pseudo_label/kept", "iou/coin"} <= set(compared)
+    for key in compared:
+        assert found[key] == pytest.approx(shared[key], abs=1e-6), key
+    assert found["network"] == "teacher"
+    assert found["step"] == 9
+    rows = [json.loads(line) for line in (tmp_path / "per_image.jsonl").read_text().splitlines()]
+    assert sorted(row["id"] for row in rows) == [f"scene_{n}" for n in range(1000000, 1000004)]
+    assert [row["mean_iou"] for row in rows] == sorted(row["mean_iou"] for row in rows)
+    assert "Finding the wrong pixels" in capsys.readouterr().out
+
+
+def test_an_earlier_checkpoint_and_the_student_can_be_evaluated(run, tmp_path):
+    arguments = [f"--model={run}", f"--output={tmp_path}", "--checkpoint=3"]
+    assert evaluate.main(arguments) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    phases = json.loads((run / "summary.json").read_text())["phases"]
+    assert found["network"] == "student"
+    assert found["mean_iou"] == pytest.approx(phases["supervised"]["student/mean_iou"], abs=1e-6)
+    assert "eln/auroc" not in found  # it has not learned yet
+    with pytest.raises(UserError, match="has no teacher"):
+        evaluate.main([*arguments, "--network=teacher"])
+    with pytest.raises(UserError, match="steps 3, 6, 9"):
+        evaluate.main([f"--model={run}", "--checkpoint=4"])
+
+
+def test_predicted_masks_score_as_the_evaluation_says(run, scenes, tmp_path):
+    folder, labels = scenes
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    assert predict.main([f"--model={run}", f"--input={folder}", f"--output={tmp_path}"]) == 1
+    (folder / "broken.jpg").unlink()
+    last = json.loads((run / "summary.json").read_text())["last"]
+    assert mean_iou_of_masks(tmp_path / "masks", labels) == pytest.approx(
+        last["teacher/mean_iou"], abs=1e-12
+    )
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    assert len(found["faults"]) == 1
+    assert "broken.jpg" in found["faults"][0]
+    for row in found["predictions"]:
+        mask, mode = opened(tmp_path / row["mask"])
+        assert mode == "P"  # colours for any viewer, ids for programs
+        assert mask.shape == (40, 48)
+        for picture in ("overlay", "error"):
+            assert opened(tmp_path / row[picture])[0].shape == (40, 48, 3)
+        assert sum(row["classes"].values()) == pytest.approx(1.0)
+        for id_, share in row["classes"].items():
+            assert (mask == int(id_)).mean() == pytest.approx(share)
+    assert [c["name"] for c in found["classes"]][:2] == ["ground", "coin"]
+
+
+def test_the_images_to_label_next_are_listed_the_worst_first(run, scenes, tmp_path, capsys):
+    arguments = [f"--model={run}", f"--input={scenes[0]}", f"--output={tmp_path}", "--rank=2"]
+    assert predict.main(arguments) == 0
+    rows = json.loads((tmp_path / "predictions.json").read_text())["predictions"]
+    worst = sorted(rows, key=lambda row: -row["predicted_wrong"])[:2]
+    listed = [line.split() for line in capsys.readouterr().out.splitlines() if "scene_" in line]
+    assert [line[-1] for line in listed] == [row["id"] for row in worst]
+
+
+def test_several_views_change_the_prediction_and_one_does_not(run, tmp_path):
+    def figures(*flags):
+        evaluate.main([f"--model={run}", f"--output={tmp_path}", *flags])
+        return json.loads((tmp_path / "metrics.json").read_text())
+
+    plain, one = figures(), figures("--scales=1.0")
+    assert plain == one
+    averaged = figures("--tta", "--sliding")
+    assert averaged["views"]["scales"] == [0.75, 1, 1.25]
+    assert averaged["views"]["window"] == [32, 32]
+    assert averaged["max_prob/auroc"] != plain["max_prob/auroc"]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "words"),
+    [
+        (evaluate, ["--model=nowhere"], "nowhere"),
+        (evaluate, ["--model={run}", "--scales=1,x"], "--scales=1,x"),
+        (evaluate, ["--model={run}", "--config.data.sorce=voc"], "Did you mean data.source"),
+        (evaluate, ["--model={run}", "--split=test"], "invalid choice"),
+        (predict, ["--model={run}", "--input=nowhere", "--output=o"], "no such file or folder"),
+        (predict, ["--model={run}", "--input={run}/checkpoints", "--output=o"], "no image"),
+        (predict, ["--model={run}", "--input=x"], "--output"),
+    ],
+)
+def test_mistakes_are_one_sentence(run, command, arguments, words):
+    with pytest.raises(UserError, match=words) as error:
+        command.main([argument.format(run=run) for argument in arguments])
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_under_way_is_only_read(run, tmp_path):
+    """Whatever is evaluated or predicted, nothing in the run's own files changes."""
+
+    def state():
+        return {
+            path.relative_to(run): path.stat().st_mtime_ns
+            for path in sorted(run.rglob("*"))
+            if path.is_file()
+        }
+
+    before = state()
+    evaluate.main([f"--model={run}", f"--output={tmp_path}"])
+    assert state() == before
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict"])
+def test_help_teaches_without_importing_jax(name):
+    code = (
+        f"import sys, eln_jax.{name} as door\n"
+        "try: door.main(['--help'])\n"
+        "except SystemExit as end: sys.exit(end.code or 'jax' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True
+    )
+    assert "examples:" in result.stdout
