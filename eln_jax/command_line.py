@@ -65,7 +65,10 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that choose a trained model."""
     parser.add_argument(
-        "--model", required=True, type=Path, help="the --workdir of a training, maybe under way"
+        "--model",
+        required=True,
+        type=Path,
+        help="the --workdir of a training, maybe under way, or an export",
     )
     parser.add_argument(
         "--network",

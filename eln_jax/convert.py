@@ -11,7 +11,7 @@ Turns a checkpoint of the official PyTorch code (kinux98/SSL_ELN) into a folder 
 and such a folder back into a checkpoint that the official code loads.
 
 A .pth file is read without PyTorch and without running anything in it. Every entry is checked, and
-DIR/variables.safetensors (weights of encoder, decoder, auxiliary decoders and ELN) and
+DIR/model.safetensors (weights of encoder, decoder, auxiliary decoders and ELN) and
 DIR/model.json (what they are) are written. Optimiser states are left behind. On the way back the
 weights are the same byte for byte.
 """
@@ -86,7 +86,7 @@ def _from_official(source: Path, target: Path) -> None:
         f"{sum(array.size for array in weights) / 1e6:.1f} million weights, "
         f"epoch {'unknown' if epoch is None else epoch}."
     )
-    print(f"Written: {target}/variables.safetensors and {target}/model.json")
+    print(f"Written: {target}/model.safetensors and {target}/model.json")
 
 
 def _to_official(source: Path, target: Path) -> None:

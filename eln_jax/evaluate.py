@@ -64,9 +64,9 @@ def main(argv: Sequence[str]) -> int:
     from eln_jax.evaluation.maps import Views
     from eln_jax.evaluation.scoring import make_gate
     from eln_jax.training.logging import duration, print_table
-    from eln_jax.training.trained_model import open_run
+    from eln_jax.training.trained_model import open_model
 
-    model = open_run(flags.model, config, flags.network, flags.checkpoint)
+    model = open_model(flags.model, config, flags.network, flags.checkpoint)
     examples, count = _examples(config, flags.split)
     predictor = model.predictor(
         config.eval.batch_size, views=Views(**views), warp=config.eval.protocol == "warp"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from eln_jax import command_line, configuration
-from eln_jax.data.labels import color_text
 
 DESCRIPTION = """\
 Segments an image, or every image below a folder, at its original size. Into --output go
@@ -67,10 +66,10 @@ def main(argv: Sequence[str]) -> int:
     from eln_jax.evaluation.maps import Views
     from eln_jax.evaluation.prediction_files import Writer, list_images, read_images
     from eln_jax.training.logging import duration
-    from eln_jax.training.trained_model import open_run
+    from eln_jax.training.trained_model import classes_json, open_model
 
     files = list_images(flags.input)
-    model = open_run(flags.model, config, flags.network, flags.checkpoint)
+    model = open_model(flags.model, config, flags.network, flags.checkpoint)
     predictor = model.predictor(min(flags.batch_size, len(files)), views=Views(**views))
     print(f"Segmenting {len(files)} images with the {model.description}.")
     writer = Writer(flags.output, model.palette, config.data.class_ids)
@@ -84,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         "model": str(flags.model),
         "network": model.name,
         "step": model.step,
-        "classes": _classes(model, config.data.class_ids),
+        "classes": classes_json(model),
         "predictions": rows,
         "faults": faults,
     }
@@ -98,14 +97,6 @@ def main(argv: Sequence[str]) -> int:
     folders = ["masks", "overlays", *(["errors"] if model.has_eln else [])]
     print(f"Results: {path}, and in {flags.output} the folders {', '.join(folders)}.")
     return 1 if faults else 0
-
-
-def _classes(model: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
-    names, colors = model.class_names, map(color_text, model.palette)
-    return [
-        {"id": id_, "name": name, "color": color}
-        for id_, name, color in zip(ids or range(len(names)), names, colors, strict=True)
-    ]
 
 
 def _print_rank(rows: Sequence[dict[str, Any]], count: int, has_eln: bool) -> None:

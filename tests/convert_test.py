@@ -67,7 +67,7 @@ def test_mistakes_are_one_sentence(folder):
     assert "holds no model.json" in message(target, folder / "back.pth")
     assert "must be a new .pth file" in message(target, folder / "back")
     (target / "model.json").write_text(json.dumps({"sha256": {}}))
-    (target / "variables.safetensors").write_bytes(b"")
+    (target / "model.safetensors").write_bytes(b"")
     assert "damaged" in message(target, folder / "back.pth")
     with pytest.raises(UserError, match="--output"):
         convert.main([f"--input={source}"])

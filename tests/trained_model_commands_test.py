@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eln_jax import evaluate, main, predict
+from eln_jax import evaluate, export, main, predict
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.errors import UserError
 from tests.tiny import QUICKSTART, tiny_overrides
@@ -120,6 +120,52 @@ def test_the_images_to_label_next_are_listed_the_worst_first(run, scenes, tmp_pa
     assert [line[-1] for line in listed] == [row["id"] for row in worst]
 
 
+RUN_ALONE = """
+import sys
+import jax, numpy as np
+from jax import export
+
+with open(sys.argv[1] + "/model.stablehlo", "rb") as file:
+    model = export.deserialize(bytearray(file.read()))
+found = jax.jit(model.call)(np.load(sys.argv[2]))
+assert not any(name.startswith(("eln_jax", "flax")) for name in sys.modules)
+np.savez(sys.argv[3], **found)
+"""
+
+
+def test_the_export_runs_alone_and_gives_the_same_as_the_run(run, scenes, tmp_path):
+    exported = tmp_path / "model"
+    assert export.main([f"--model={run}", f"--output={exported}"]) == 0
+    folder, labels = scenes
+    images = [opened(folder / f"{name}.png")[0] for name in labels]
+    np.save(tmp_path / "images.npy", np.stack(images))
+    program = [sys.executable, "-I", "-c", RUN_ALONE, exported]
+    paths = [tmp_path / "images.npy", tmp_path / "found.npz"]
+    subprocess.run([*map(str, program + paths)], check=True)
+    alone = np.load(tmp_path / "found.npz")
+
+    predict.main([f"--model={run}", f"--input={folder}", f"--output={tmp_path / 'run'}"])
+    predict.main([f"--model={exported}", f"--input={folder}", f"--output={tmp_path / 'export'}"])
+    for i, name in enumerate(labels):
+        of_run = opened(tmp_path / "run" / "masks" / f"{name}.png")[0]
+        of_export = opened(tmp_path / "export" / "masks" / f"{name}.png")[0]
+        np.testing.assert_array_equal(of_export, of_run)
+        assert (alone["classes"][i] == of_run).mean() >= 0.9999
+        assert alone["p_wrong"][i].shape == (40, 48)
+    card = (exported / "README.md").read_text()
+    assert "ground, coin, wheel" in card
+    assert "teacher/mean_iou" in card
+
+    with pytest.raises(UserError, match="exists already"):
+        export.main([f"--model={run}", f"--output={exported}"])
+    with pytest.raises(UserError, match="there is no student"):
+        evaluate.main([f"--model={exported}", "--network=student"])
+    weights = exported / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="altered"):
+        evaluate.main([f"--model={exported}"])
+
+
 def test_several_views_change_the_prediction_and_one_does_not(run, tmp_path):
     def figures(*flags):
         evaluate.main([f"--model={run}", f"--output={tmp_path}", *flags])
@@ -166,7 +212,7 @@ def test_a_run_under_way_is_only_read(run, tmp_path):
     assert state() == before
 
 
-@pytest.mark.parametrize("name", ["evaluate", "predict"])
+@pytest.mark.parametrize("name", ["evaluate", "export", "predict"])
 def test_help_teaches_without_importing_jax(name):
     code = (
         f"import sys, eln_jax.{name} as door\n"

@@ -11,7 +11,7 @@ from eln_jax.errors import UserError, did_you_mean
 DESCRIPTION = """\
 Turns a published data set into records: a few large files that are read fast from a disk or a
 bucket, in the format of TensorFlow Datasets. TensorFlow is not needed, but the package
-tensorflow-datasets is: pip install 'eln_jax[tfds]'.
+tensorflow-datasets is (extra "tfds").
 
 --source is the data set as its configuration reads it, or a folder with its official archives,
 which are unpacked into DATA_DIR/unpacked:

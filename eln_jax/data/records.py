@@ -46,7 +46,7 @@ def require_tfds() -> None:
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise UserError(
             "records need the package tensorflow-datasets (not TensorFlow itself): pip install "
-            "'eln_jax[tfds]'."
+            "tensorflow-datasets."
         )
 
 

@@ -1,6 +1,6 @@
 """A folder that holds the weights of all networks, and how to build the networks again.
 
-`variables.safetensors` has every array under its path ("params/student/encoder/conv1/kernel");
+`model.safetensors` has every array under its path ("params/student/encoder/conv1/kernel");
 `model.json` says what they are and carries the SHA-256 of the former.
 """
 
@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 from eln_jax.errors import UserError
 from eln_jax.models.torch_names import flatten, unflatten
 
-_ARRAYS = "variables.safetensors"
-_METADATA = "model.json"
+_ARRAYS = "model.safetensors"
+METADATA = "model.json"
 
 
 def save_variables(
@@ -38,7 +38,7 @@ def save_variables(
     save_file(flat, folder / _ARRAYS)
     (folder / _ARRAYS).chmod(0o644)  # safetensors makes files that their owner alone can read
     text = json.dumps({**metadata, "sha256": {_ARRAYS: sha256(folder / _ARRAYS)}}, indent=2)
-    (folder / _METADATA).write_text(text + "\n", encoding="utf-8")
+    (folder / METADATA).write_text(text + "\n", encoding="utf-8")
 
 
 def load_variables(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -54,11 +54,11 @@ def load_variables(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
         UserError: The folder does not hold such files, or they were altered.
     """
     folder = Path(path)
-    for name in (_METADATA, _ARRAYS):
+    for name in (METADATA, _ARRAYS):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: holds no {name}; give a folder that convert wrote.")
     try:
-        metadata = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         expected = metadata.pop("sha256")[_ARRAYS]
         if sha256(folder / _ARRAYS) != expected:
             raise UserError(f"{folder / _ARRAYS}: altered since it was written; convert again.")

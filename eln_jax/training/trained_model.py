@@ -1,5 +1,6 @@
 """A trained model, ready for use: its weights, what runs them, and what its classes are."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,18 +8,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from eln_jax.data.labels import parse_color
+from eln_jax.data.labels import color_text, parse_color
 from eln_jax.data.sources import check_names
 from eln_jax.errors import UserError
 from eln_jax.evaluation.inference import Predictor
 from eln_jax.evaluation.maps import SINGLE_VIEW, Views
 from eln_jax.evaluation.panels import make_palette
+from eln_jax.models.variables import METADATA, load_variables
 from eln_jax.training import sharding
 from eln_jax.training.bookkeeping import phases
-from eln_jax.training.checkpoint import Weights, read_weights
+from eln_jax.training.checkpoint import read_weights
 from eln_jax.training.networks import make_evaluation_networks, make_networks
 
-NETWORKS = ("teacher", "student")
+EXPORT_KIND = "eln_jax export"  # what the model.json of an export says it is
 
 
 @dataclass(frozen=True)
@@ -84,53 +86,70 @@ class TrainedModel:
         )
 
 
-def open_run(
-    workdir: Path, config: Any, network: str = "", checkpoint: str = "last"
+def open_model(
+    folder: Path, config: Any, network: str = "", checkpoint: str = "last"
 ) -> TrainedModel:
-    """Opens the model that a run has trained so far.
+    """Opens the model that a run has trained so far, or one that was exported.
 
     Args:
-        workdir: the run's folder.
-        config: the run's, as its `config.json` has it.
+        folder: the run's folder, or an export's.
+        config: as the folder's `config.json` has it.
         network: "teacher", "student", or "" for the teacher if there is one.
-        checkpoint: "last", "best" or a step's number.
-
-    Returns:
-        A `TrainedModel`.
+        checkpoint: "last", "best" or a step's number; an export has but one.
 
     Raises:
         UserError: there is no such checkpoint, or it has no such network yet.
     """
-    weights = read_weights(workdir, checkpoint)
+    if (folder / METADATA).is_file():
+        return _open_export(folder, config, network)
+    weights = read_weights(folder, checkpoint)
     begins = {phase.name: phase.start for phase in phases(config.steps)}
     never = weights.step  # a phase that the run does not have begins after every step
     has_teacher = weights.step > begins.get("semi_supervised", never)
     if network == "teacher" and not has_teacher:
         raise UserError(
-            f"{workdir}: the checkpoint of step {weights.step} has no teacher; the semi-supervised "
+            f"{folder}: the checkpoint of step {weights.step} has no teacher; the semi-supervised "
             "phase begins later or never. Take --network=student."
         )
     name = network or ("teacher" if has_teacher else "student")
     has_eln = weights.step > min(begins.get("eln", never), begins.get("semi_supervised", never))
+    trained = {"params": weights.params, "batch_stats": weights.batch_stats}
+    variables = {"network": weights.teacher if name == "teacher" else _part(trained, "student")}
+    if has_eln:
+        variables["eln"] = _part(trained, "eln")
+    return _make_model(config, name, weights.step, variables)
+
+
+def _open_export(folder: Path, config: Any, network: str) -> TrainedModel:
+    saved, metadata = load_variables(folder)
+    if metadata.get("kind") != EXPORT_KIND:
+        raise UserError(
+            f"{folder}: holds converted weights, not a trained model; give the --workdir of a "
+            "training, or a folder that export wrote."
+        )
+    name = metadata["network"]
+    if network not in ("", name):
+        raise UserError(f"{folder}: the {name} was exported, there is no {network}.")
+    variables = {"network": _part(saved, "student")}
+    if metadata["has_eln"]:
+        variables["eln"] = _part(saved, "eln")
+    return _make_model(config, name, metadata["step"], variables)
+
+
+def _part(variables: Mapping[str, Any], network: str) -> dict[str, Any]:
+    """One network's params and batch_stats."""
+    return {collection: variables[collection][network] for collection in ("params", "batch_stats")}
+
+
+def _make_model(config: Any, name: str, step: int, variables: dict[str, Any]) -> TrainedModel:
     return TrainedModel(
         config=config,
         name=name,
-        step=weights.step,
-        variables=_variables(weights, name, has_eln),
+        step=step,
+        variables=variables,
         class_names=check_names(config.data.num_classes, config.data.class_names),
         palette=class_palette(config.data),
     )
-
-
-def _variables(weights: Weights, name: str, has_eln: bool) -> dict[str, Any]:
-    def part(network):
-        return {
-            "params": weights.params[network],
-            "batch_stats": weights.batch_stats[network],
-        }
-
-    variables = {"network": weights.teacher if name == "teacher" else part("student")}
-    return variables | {"eln": part("eln")} if has_eln else variables
 
 
 def class_palette(data: Any) -> np.ndarray:
@@ -138,3 +157,12 @@ def class_palette(data: Any) -> np.ndarray:
     if data.class_colors:
         return np.array([parse_color(text) for text in data.class_colors], np.uint8)
     return make_palette(data.num_classes)
+
+
+def classes_json(model: TrainedModel) -> list[dict[str, Any]]:
+    """The classes as plain values: id in masks, name, colour."""
+    ids = model.config.data.class_ids or range(len(model.class_names))
+    return [
+        {"id": id_, "name": name, "color": color_text(color)}
+        for id_, name, color in zip(ids, model.class_names, model.palette, strict=True)
+    ]

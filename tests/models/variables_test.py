@@ -43,7 +43,7 @@ def test_altered_or_incomplete_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no model\.json"):
         load_variables(tmp_path)
     save_variables(tmp_path, small_variables(), {})
-    arrays, metadata = tmp_path / "variables.safetensors", tmp_path / "model.json"
+    arrays, metadata = tmp_path / "model.safetensors", tmp_path / "model.json"
     whole = arrays.read_bytes()
     arrays.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(UserError, match="altered since it was written"):
@@ -55,5 +55,5 @@ def test_altered_or_incomplete_folders_are_refused(tmp_path):
         with pytest.raises(UserError, match="damaged"):
             load_variables(tmp_path)
     arrays.unlink()
-    with pytest.raises(UserError, match=r"holds no variables\.safetensors"):
+    with pytest.raises(UserError, match=r"holds no model\.safetensors"):
         load_variables(tmp_path)
