@@ -176,6 +176,8 @@ def _check_tuples(config: Any) -> None:
         values = get(config, name)
         accepted = (int, float) if kind is float else kind
         fits = all(isinstance(v, accepted) and not isinstance(v, bool) for v in values)
+        if fits and kind is float and not all(math.isfinite(v) for v in values):
+            raise UserError(f"{name}={values} must be finite numbers.")
         if not fits or length not in (None, len(values)):
             count = "a tuple of" if length is None else str(length)
             raise UserError(f"{name}={values} must be {count} {words[kind]}.")

@@ -65,6 +65,8 @@ def read_json(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDi
 
 def _fill(block: Any, values: Any, path: Path, prefix: str = "") -> None:
     """Sets the fields of a block from plain values; fields that are not named keep the default."""
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: damaged ({prefix or 'the whole'} should be a block of fields).")
     for name, value in values.items():
         if name not in block:
             raise UserError(
@@ -73,7 +75,10 @@ def _fill(block: Any, values: Any, path: Path, prefix: str = "") -> None:
         if isinstance(block[name], ConfigDict):
             _fill(block[name], value, path, f"{prefix}{name}.")
         else:
-            block[name] = tuple(value) if isinstance(value, list) else value
+            try:
+                block[name] = tuple(value) if isinstance(value, list) else value
+            except TypeError as error:
+                raise UserError(f"{path}: damaged ({prefix}{name} is {value!r}).") from error
 
 
 def _load_file(path: str) -> Any:

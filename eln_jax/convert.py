@@ -7,8 +7,8 @@ from eln_jax import command_line
 from eln_jax.errors import UserError
 
 DESCRIPTION = """\
-Turns a checkpoint of the official PyTorch code (kinux98/SSL_ELN) into a folder that eln_jax loads,
-and such a folder back into a checkpoint that the official code loads.
+Turns a checkpoint of the official PyTorch code (kinux98/SSL_ELN) into a folder of weights by our
+names, and such a folder back into a checkpoint that the official code loads.
 
 A .pth file is read without PyTorch and without running anything in it. Every entry is checked, and
 DIR/model.safetensors (weights of encoder, decoder, auxiliary decoders and ELN) and

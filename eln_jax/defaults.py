@@ -122,12 +122,13 @@ def _data() -> Any:
 
 def _method() -> Any:
     method = _block()
-    # Weights of the terms (paper: all 1).
+    # Weights of the terms (paper: 1 each).
     method.supervised_weight = 1.0
     method.aux_weight = 1.0
     method.eln_weight = 1.0
     method.pseudo_label_weight = 1.0
-    method.contrastive_weight = 1.0
+    # With contrastive_form "info_nce" 1 would be ten times as strong as the official form.
+    method.contrastive_weight = 0.1  # [1]
     # Of the ELN's loss on simulated errors, as a share of eln_weight; 0: none made (paper: none).
     method.simulated_weight = 0.0
     # An auxiliary decoder learns only while its loss is at least this multiple of the main one's.
@@ -149,6 +150,9 @@ def _method() -> Any:
     method.student_reset_every = 0  # [266] steps between resets of student to teacher; 0: never
     method.pseudo_label_batch_stats = False  # [True] teacher and ELN use batch statistics
     method.average_batch_stats = True  # [False] teacher's running statistics follow the average
+    # [True] running statistics, by which networks are used later, move by auxiliary and simulated
+    # predictions (in the ELN) and by strong views (in the student) as well.
+    method.record_all_batch_stats = False
     method.train_norm = True  # [False] batch-norm scale and offset of encoder, decoders are trained
     method.contrastive_form = "info_nce"  # ["official"] teacher rows, one logarithm a class
     return method
@@ -226,8 +230,10 @@ def apply_official(config: Any) -> Any:
     method.student_reset_every = 266
     method.pseudo_label_batch_stats = True
     method.average_batch_stats = False
+    method.record_all_batch_stats = True
     method.train_norm = False
     method.contrastive_form = "official"
+    method.contrastive_weight = 1.0
     config.views.blur_probability = 0.0
     config.views.cutmix_probability = 0.0
     return config

@@ -171,6 +171,8 @@ def test_official_changes_only_what_it_names():
         "method.student_reset_every",
         "method.pseudo_label_batch_stats",
         "method.average_batch_stats",
+        "method.record_all_batch_stats",
+        "method.contrastive_weight",
         "method.train_norm",
         "method.contrastive_form",
         "views.blur_probability",
@@ -188,6 +190,12 @@ def test_checked_names_exist():
         config_checks.WITHIN_ZERO_AND_ONE,
     ):
         assert set(group) <= names
+
+
+def test_every_encoder_can_be_chosen():
+    from eln_jax.models.encoders import ENCODERS
+
+    assert set(config_checks.CHOICES["model.encoder"]) == set(ENCODERS)
 
 
 def test_configuration_needs_no_jax():

@@ -197,6 +197,14 @@ def test_mistakes_are_one_sentence(run, command, arguments, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"steps": 5}', '{"seed": "x"}', '{"sed": 1}'])
+def test_a_damaged_config_is_one_sentence(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json|seed") as error:
+        evaluate.main([f"--model={tmp_path}"])
+    assert "\n" not in str(error.value)
+
+
 def test_a_run_under_way_is_only_read(run, tmp_path):
     """Whatever is evaluated or predicted, nothing in the run's own files changes."""
 

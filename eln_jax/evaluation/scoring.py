@@ -16,14 +16,14 @@ from eln_jax.evaluation.maps import PixelMaps
 Gate = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 # Which score each gate of `eln_jax.method.gates` compares with its threshold.
-_GATE_SCORES = {"confidence": "max_prob", "entropy": "entropy", "margin": "margin", "eln": "eln"}
+_GATE_SCORES = {"none": None, "confidence": "max_prob", "entropy": "entropy", "eln": "eln"}
 
 
 def make_gate(name: str, threshold: float) -> Gate:
     """The gate of this name, for maps at full size.
 
     Args:
-        name: "none", "confidence", "entropy", "margin" or "eln".
+        name: "none", "confidence", "entropy" or "eln".
         threshold: in [0, 1]; a pixel is kept where its score exceeds it.
 
     Returns:
@@ -32,7 +32,7 @@ def make_gate(name: str, threshold: float) -> Gate:
     Raises:
         KeyError: there is no such gate.
     """
-    score = None if name == "none" else _GATE_SCORES[name]
+    score = _GATE_SCORES[name]
 
     def gate(max_prob, entropy, margin, p_right):
         if score is None:

@@ -57,6 +57,7 @@ class MethodSettings:
     max_error_weight: float
     pseudo_label_batch_stats: bool
     average_batch_stats: bool
+    record_all_batch_stats: bool
     simulated_weight: float = 0.0
 
 
@@ -151,7 +152,7 @@ def semi_supervised_step(
 
     def loss_fn(params):
         image = _for_student(views.to_unit(batch["labeled"]["image"]), args)
-        student = _student_forward(params, old, [image, weak, strong], key, args)
+        student = _student_forward(params, old, [image, weak], key, args, strong)
         total, (metrics, batch_stats) = _labeled_terms(params, old, student, batch, key, args)
         eln_logits, batch_stats["eln"] = _eln_judgement(
             params, batch_stats["eln"], _for_eln(unit, args), teacher.logits, args
@@ -212,16 +213,22 @@ class _StudentPass:
     logits: jax.Array
     embeddings: jax.Array
     batch_stats: Any
-    groups: tuple[int, ...]
+    sizes: tuple[int, ...]
 
     def split(self, x: jax.Array) -> list[jax.Array]:
-        """Cuts [sum(groups), ...] into the inputs' parts."""
-        ends = [sum(self.groups[: i + 1]) for i in range(len(self.groups) - 1)]
+        """Cuts [sum(sizes), ...] into the inputs' parts."""
+        ends = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes) - 1)]
         return jnp.split(x, ends)
 
 
-def _student_forward(params, old, images, key, args) -> _StudentPass:
-    groups = tuple(image.shape[0] for image in images)
+def _student_forward(params, old, images, key, args, strong=None) -> _StudentPass:
+    """Runs the student; strong views, unlike what it will be shown, move no running statistics."""
+    if strong is not None:
+        images = [*images, strong]
+    sizes = tuple(image.shape[0] for image in images)
+    groups = sizes
+    if strong is not None and not args.settings.record_all_batch_stats:
+        groups = (*sizes[:-1], (sizes[-1], False))
     (features, prediction), updates = args.networks.student.apply(
         {"params": params["student"], "batch_stats": old.batch_stats["student"]},
         jnp.concatenate(images) if len(images) > 1 else images[0],
@@ -233,7 +240,7 @@ def _student_forward(params, old, images, key, args) -> _StudentPass:
         rngs={"dropout": jax.random.fold_in(key, 2)},
     )
     return _StudentPass(
-        features, prediction.logits, prediction.embeddings, updates["batch_stats"], groups
+        features, prediction.logits, prediction.embeddings, updates["batch_stats"], sizes
     )
 
 
@@ -297,8 +304,7 @@ def _labeled_terms(params, old, student, batch, key, args):
             settings.num_classes,
             (logits.shape[1], logits.shape[2]),
         )
-        # First: the last has most weight in the ELN's running statistics, which judge real ones.
-        names.insert(0, "simulated")
+        names.insert(0, "simulated")  # the main decoder's prediction stays the last
         predictions.insert(0, made_up.astype(logits.dtype))
         eln_weights.insert(0, settings.eln_weight * settings.simulated_weight)
     eln_losses, eln_stats, error_shares = _eln_terms(params, old, predictions, batch, key, args)
@@ -331,7 +337,11 @@ def _aux_names(settings) -> list[str]:
 
 
 def _eln_terms(params, old, predictions, batch, key, args):
-    """The ELN's loss on every prediction, in one batched pass with statistics of their own."""
+    """The ELN's loss on every prediction, in one batched pass with statistics of their own.
+
+    It will judge predictions of the main decoder, the last of these, by its running statistics:
+    those of the others, which err more, would spoil them.
+    """
     settings, label = args.settings, batch["labeled"]["label"]
     image = _for_eln(views.to_unit(batch["labeled"]["image"]), args)
     size, count = label.shape[1:], len(predictions)
@@ -342,7 +352,10 @@ def _eln_terms(params, old, predictions, batch, key, args):
         logits,
         train=True,
         dropout=True,
-        groups=(image.shape[0],) * count,
+        groups=(
+            *((image.shape[0], settings.record_all_batch_stats),) * (count - 1),
+            image.shape[0],
+        ),
         mutable=["batch_stats"],
         rngs={"dropout": jax.random.fold_in(key, 3)},
     )

@@ -2,7 +2,7 @@
 
 XLA on a CPU takes 5 to 20 times longer than need be for depthwise convolution and the gradient of
 max-pooling (see `windows`), 2 to 4 times for 1x1 convolution and resizing, and it multiplies by the
-zeros around the map where a dilated kernel mostly misses it. docs/performance.md has the figures.
+zeros around the map where a dilated kernel mostly misses it.
 GPUs and TPUs run XLA's own operations, and so do programs exported with symbolic sizes.
 """
 

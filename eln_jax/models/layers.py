@@ -12,7 +12,9 @@ from jax import lax
 from eln_jax.models import cpu_forms
 from eln_jax.models.convolution import convolve
 
-Groups = tuple[int, ...] | None
+# Sizes of the parts of a batch that have batch statistics of their own; a part given as
+# (size, False) leaves the running statistics alone.
+Groups = tuple[int | tuple[int, bool], ...] | None
 Initializer = Callable[..., jax.Array]
 
 fan_in_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -118,7 +120,8 @@ class BatchNorm(nn.Module):
 
     With `groups=(n_labeled, n_weak, n_strong)` one pass over the whole batch computes what
     separate passes over its parts would: each part is normalised by its own statistics, and the
-    running statistics move once a part, in order. The statistics are sums over each sample,
+    running statistics move once a part, in order; `(n_strong, False)` instead of `n_strong` keeps
+    them from moving by that part. The statistics are sums over each sample,
     combined by a small matrix: the batch is never cut, so it may be sharded over devices, and the
     statistics then are those of the whole batch.
 
@@ -141,7 +144,8 @@ class BatchNorm(nn.Module):
         Args:
             x: the maps.
             train: use, and record, batch statistics; else use the running statistics.
-            groups: sizes of the parts of the batch, in order; None: one part.
+            groups: sizes of the parts of the batch, in order, or pairs of a size and whether the
+                part moves the running statistics; None: one part.
 
         Returns:
             As `x`, in `dtype`.
@@ -156,17 +160,20 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if not train:
             return self._normalize(x, mean.value[None], var.value[None], scale, bias)
-        groups = groups or (x.shape[0],)
-        if sum(groups) != x.shape[0] or min(groups) < 1:
+        parts = [g if isinstance(g, tuple) else (g, True) for g in groups or (x.shape[0],)]
+        sizes = tuple(size for size, _ in parts)
+        if sum(sizes) != x.shape[0] or min(sizes) < 1:
             raise ValueError(f"groups {groups} do not add up to a batch of {x.shape[0]}")
-        means, variances, counts = _group_statistics(x.astype(jnp.float32), groups)
+        means, variances, counts = _group_statistics(x.astype(jnp.float32), sizes)
         if not self.is_initializing():
-            for i, count in enumerate(counts):
+            for i, (count, (_, recorded)) in enumerate(zip(counts, parts, strict=True)):
+                if not recorded:
+                    continue
                 unbiased = variances[i] * (count / max(count - 1, 1))
                 mean.value = self.momentum * mean.value + (1 - self.momentum) * means[i]
                 var.value = self.momentum * var.value + (1 - self.momentum) * unbiased
-        sample_group = np.repeat(np.arange(len(groups)), groups)
-        if len(groups) > 1:
+        sample_group = np.repeat(np.arange(len(sizes)), sizes)
+        if len(sizes) > 1:
             means, variances = means[sample_group], variances[sample_group]
         return self._normalize(x, means, variances, scale, bias)
 

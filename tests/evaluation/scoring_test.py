@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eln_jax.config_checks import CHOICES
 from eln_jax.errors import UserError
 from eln_jax.evaluation import scoring
 from eln_jax.evaluation.inference import Predictor
@@ -146,3 +147,7 @@ def test_wrong_input_is_refused_in_one_sentence():
     diverged = Predictor(brightness, jnp.float32(np.nan), pad_multiple=4)
     with pytest.raises(UserError, match="output for 'image 0' is not finite"):
         scoring.evaluate(diverged, examples(1), 2, 255)
+
+
+def test_every_gate_is_known_everywhere():
+    assert set(scoring._GATE_SCORES) == set(GATES) == set(CHOICES["method.gate"])

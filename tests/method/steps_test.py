@@ -19,8 +19,9 @@ from eln_jax.defaults import default_config
 from eln_jax.method import simulated, state, steps, views
 
 LABELED, UNLABELED, SIZE, CLASSES, VOID = 2, 3, 5, 3, 255
-STUDENT_GROUPS = (LABELED, UNLABELED, UNLABELED)
-ELN_GROUPS = (LABELED,) * 3
+# Only what comes later moves the running statistics: no strong views, no auxiliary predictions.
+STUDENT_GROUPS = (LABELED, UNLABELED, (UNLABELED, False))
+ELN_GROUPS = ((LABELED, False), (LABELED, False), LABELED)
 WEIGHTS = ("supervised", "aux", "eln", "pseudo_label", "contrastive")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 ELN_MEAN, ELN_STD = (0.3, 0.2, 0.1), (0.5, 0.4, 0.2)
@@ -33,13 +34,15 @@ def centred(x, mean, train, groups):
     """Subtracts the running mean; in training each group's own, which then moves the former."""
     if not train:
         return x - mean.reshape(1, 1, 1, -1), mean
-    ends = np.cumsum(groups or (len(x),))
+    groups = [g if isinstance(g, tuple) else (g, True) for g in groups or (len(x),)]
+    ends = np.cumsum([size for size, _ in groups])
     assert ends[-1] == len(x)
     parts = []
-    for start, end in zip([0, *ends], ends, strict=False):
+    for start, end, (_, recorded) in zip([0, *ends], ends, groups, strict=False):
         own = x[start:end].mean((0, 1, 2), keepdims=True)
         parts.append(x[start:end] - own)
-        mean = 0.9 * mean + 0.1 * own.ravel()
+        if recorded:
+            mean = 0.9 * mean + 0.1 * own.ravel()
     return x.__array_namespace__().concat(parts), mean
 
 
@@ -295,14 +298,16 @@ def labeled_logits(case, params=None):
 
 
 def labeled_eln(case, predictions, head=None):
-    """ELN's logits on each of the predictions, and its running mean after them."""
+    """ELN's logits on each of the predictions, and its running mean after the recorded ones."""
     old = float64(case.old)
     head = old.params["eln"]["head"] if head is None else head
     image = normalized(case.batch["labeled"]["image"], ELN_MEAN, ELN_STD)
     mean, outputs = old.batch_stats["eln"]["mean"], []
-    for logits in predictions:
-        output, mean = eln({"head": head}, mean, image, logits, train=True)
+    for i, logits in enumerate(predictions):
+        output, moved = eln({"head": head}, mean, image, logits, train=True)
         outputs.append(output)
+        if case.settings.record_all_batch_stats or i == len(predictions) - 1:  # the main decoder's
+            mean = moved
     return outputs, mean
 
 
@@ -691,19 +696,26 @@ def test_teacher_statistics_are_averaged_or_its_own(average, batch_stats):
     assert_close(new.teacher["batch_stats"]["mean"], expected)
 
 
-def test_student_statistics_move_by_labeled_then_weak_then_strong():
-    case = Case()
+@pytest.mark.parametrize("record_all", [False, True])
+def test_student_statistics_move_by_labeled_then_weak_and_maybe_strong(record_all):
+    case = Case(record_all_batch_stats=record_all)
     new, _ = case.run(steps.semi_supervised_step)
     unlabeled = case.batch["unlabeled"]["image"]
     mean = float64(case.old.batch_stats["student"]["mean"])
-    for image in (case.batch["labeled"]["image"], unlabeled, strong_view(unlabeled)):
+    strong = [strong_view(unlabeled)] if record_all else []
+    for image in (case.batch["labeled"]["image"], unlabeled, *strong):
         mean = 0.9 * mean + 0.1 * normalized(image)[:, ::2, ::2].mean((0, 1, 2))
     assert_close(new.batch_stats["student"]["mean"], mean)
 
 
+@pytest.mark.parametrize("record_all", [False, True])
 @pytest.mark.parametrize("batch_stats", [False, True])
-def test_eln_statistics_move_by_the_labeled_predictions(batch_stats):
-    case = Case(pseudo_label_batch_stats=batch_stats, average_batch_stats=not batch_stats)
+def test_eln_statistics_move_by_the_labeled_predictions(batch_stats, record_all):
+    case = Case(
+        pseudo_label_batch_stats=batch_stats,
+        average_batch_stats=not batch_stats,
+        record_all_batch_stats=record_all,
+    )
     new, _ = case.run(steps.semi_supervised_step)
     _, mean = labeled_eln(case, labeled_logits(case))
     if batch_stats:  # and then by the pass over the teacher's prediction

@@ -33,18 +33,21 @@ def numpy_batch_norm(x, variables, groups, momentum, epsilon):
         for kind in ("params", "batch_stats")
     )
     outputs, start = [], 0
-    for size in groups:
+    for group in groups:
+        size, recorded = group if isinstance(group, tuple) else (group, True)
         part = np.asarray(x[start : start + size], np.float64)
         start += size
         mean, var = part.mean((0, 1, 2)), part.var((0, 1, 2))
         outputs.append((part - mean) / np.sqrt(var + epsilon) * params["scale"] + params["bias"])
+        if not recorded:
+            continue
         unbiased = part.var((0, 1, 2), ddof=1)
         stats["mean"] = momentum * stats["mean"] + (1 - momentum) * mean
         stats["var"] = momentum * stats["var"] + (1 - momentum) * unbiased
     return np.concatenate(outputs), stats
 
 
-@pytest.mark.parametrize("groups", [(6,), (1, 5), (2, 3, 1)])
+@pytest.mark.parametrize("groups", [(6,), (1, 5), (2, 3, 1), (2, (3, False), 1)])
 def test_batch_norm_equals_numpy_for_each_group(groups):
     x = normal(6, 4, 5, 3) * 2 + normal(6, 1, 1, 3, seed=2)
     variables = norm_variables(3)

@@ -157,6 +157,7 @@ CHANGED = {
     "max_error_weight": 7.0,
     "pseudo_label_batch_stats": True,
     "average_batch_stats": False,
+    "record_all_batch_stats": True,
     "simulated_weight": 0.5,
 }
 

@@ -10,7 +10,9 @@ from tests.tiny import tiny_config
 def run_one_step(num_devices):
     """Metrics and new state of a semi-supervised step on some devices."""
     mesh = sharding.make_mesh(jax.devices()[:num_devices])
-    parts = assembly.build(tiny_config(), mesh)
+    fields = {"gate": "confidence", "gate_threshold": "0.21", "loss_ceilings": "(0.0, 0.0)"}
+    config = tiny_config(**{f"method__{name}": value for name, value in fields.items()})
+    parts = assembly.build(config, mesh)
     state = parts.initial_state()
     batch = {name: next(iter(stream)) for name, stream in parts.data.streams.items()}
     batch = sharding.put_batch(batch, mesh)
@@ -21,6 +23,8 @@ def run_one_step(num_devices):
 def test_a_step_over_four_devices_equals_the_step_on_one():
     # Of the third phase, which holds the terms of the other two.
     (metrics, state), (metrics_4, state_4) = (run_one_step(n) for n in (1, 4))
+    assert 0.1 < metrics["valid_ratio"] < 0.9  # the gate rejects some pixels
+    assert metrics["aux_learns/0"] == metrics["aux_learns/1"] == 1
     for name, value in metrics.items():
         np.testing.assert_allclose(metrics_4[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
     for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(state_4), strict=True):
