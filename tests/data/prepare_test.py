@@ -278,7 +278,7 @@ def test_wrong_uses_end_with_one_sentence(arguments, words, tmp_path, monkeypatc
 def test_without_the_library_it_says_what_to_install(camvid, tmp_path, monkeypatch, refusal):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     sentence, code = refusal(*flags("camvid", camvid, tmp_path))
-    assert "pip install 'eln_jax[tfds]'" in sentence
+    assert "pip install tensorflow-datasets" in sentence
     assert code == 2
 
 

@@ -147,7 +147,7 @@ def test_what_is_no_data_set_of_records_says_so(built, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"gs://bucket.*cannot be reached.*pip install gcsfs"):
         open_records("gs://bucket/voc/1.0.0", "train")
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'eln_jax\[tfds\]'"):
+    with pytest.raises(UserError, match=r"pip install tensorflow-datasets"):
         open_records(built, "train")
 
 
