@@ -24,6 +24,9 @@ _HUES = (0.1, 0.0, 0.1, 0.27, 0.37, 0.54, 0.64, 0.77, 0.87)
 _PEBBLE = 0
 _VOID_WIDTH = 1.5
 _SHADOW = 0.62
+# Drawing a scene costs a small network as much as a third of its step: those of a data set up to
+# this size, in bytes, are drawn once.
+_KEPT_BYTES = 64 * 2**20
 
 
 class _Thing(NamedTuple):
@@ -84,7 +87,8 @@ class SyntheticSource:
         self.ids: Sequence[str] = [f"scene_{number:06d}" for number in range(start, start + length)]
         self._size = (int(size[0]), int(size[1]))
         self._seed = seed
-        self._start = start
+        self._kept: dict[int, np.ndarray] = {}
+        self._keeps = length * self._size[0] * self._size[1] * 3 <= _KEPT_BYTES
 
     def __len__(self) -> int:
         """Returns the number of scenes."""
@@ -110,14 +114,19 @@ class SyntheticSource:
         }
 
     def read_image(self, index: int) -> np.ndarray:
-        """Draws a scene.
+        """Draws a scene, or returns it as drawn before.
 
         Returns:
-          uint8 RGB `[height, width, 3]`.
+          uint8 RGB `[height, width, 3]`, read-only.
         """
-        rng = self._rng(index)
-        things = _draw_things(rng, self._size, self.num_classes)
-        return _paint(rng, self._size, things)
+        scene = self._kept.get(index)
+        if scene is None:
+            rng = self._rng(index)
+            scene = _paint(rng, self._size, _draw_things(rng, self._size, self.num_classes))
+            scene.setflags(write=False)
+            if self._keeps:
+                self._kept[index] = scene
+        return scene
 
     def read_label(self, index: int) -> np.ndarray:
         """Draws the class ids of a scene.

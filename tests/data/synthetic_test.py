@@ -23,6 +23,17 @@ def test_scenes_are_a_function_of_seed_and_number():
     assert (source.read_image(0) != source.read_image(1)).any()
 
 
+def test_a_scene_drawn_before_is_the_same_and_nobody_can_paint_over_it():
+    source = SyntheticSource(2, (40, 56))
+    first = source.read_image(1)
+    assert source.read_image(1) is first
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = 0
+    large = SyntheticSource(2000, (120, 120))  # 86 MB: too many to hold
+    assert large.read_image(7) is not large.read_image(7)
+    np.testing.assert_array_equal(large.read_image(7), large.read_image(7))
+
+
 def test_shapes_types_and_names():
     source = SyntheticSource(2, (40, 56), num_classes=9)
     assert len(source) == 2
