@@ -20,3 +20,14 @@ def keep_freed_memory() -> None:
     mallopt(_TRIM_THRESHOLD, -1)  # whose end is never given back
     mallopt(_TOP_PAD, 64 * 2**20)  # and which grows in large pieces
     mallopt(_ARENA_MAX, 1)  # one heap for all threads: others are too small for large arrays
+
+
+def give_back_freed_memory() -> None:
+    """Gives back to the kernel what `keep_freed_memory` has kept.
+
+    For when the next arrays are of other sizes, because another program is to run: what was kept
+    would not fit them, and the process would hold both.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

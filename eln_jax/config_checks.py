@@ -112,6 +112,17 @@ WITHIN_ZERO_AND_ONE = (
     "views.cutmix_probability",
     "optim.momentum",
 )
+MAX_BLUR_SIGMA = 20.0  # pixels: the kernel is six times as long, and every tap costs
+# What the other sources decide themselves.
+FOLDER_ONLY = (
+    "val_list",
+    "val_fraction",
+    "classes",
+    "class_ids",
+    "class_colors",
+    "void_labels",
+    "void_colors",
+)
 
 
 def check(config: Any) -> None:
@@ -196,6 +207,11 @@ def _check_crop(config: Any) -> None:
                 f"crop_size={crop} does not fit the stride: {side} must be a multiple of 8 or one "
                 f"more, such as {lower}, {lower + 1} or {lower + 8}."
             )
+    if crop[0] % 8 != crop[1] % 8:
+        raise UserError(
+            f"crop_size={crop} must be multiples of 8 in both sides or one more in both, such as "
+            f"{tuple(side // 8 * 8 for side in crop)}."
+        )
 
 
 def _check_data(config: Any) -> None:
@@ -204,7 +220,7 @@ def _check_data(config: Any) -> None:
         raise UserError(f"data.num_classes=0 needs data.source=folder, not {data.source}.")
     if data.num_classes and not 2 <= data.num_classes <= 254:
         raise UserError(f"data.num_classes={data.num_classes} must be between 2 and 254.")
-    for name in ("val_list", "val_fraction", "classes", "class_ids", "class_colors"):
+    for name in FOLDER_ONLY:
         if data[name] and data.source != "folder":
             raise UserError(f"data.{name} needs data.source=folder, not {data.source}.")
     if data.num_classes and data.classes:
@@ -219,6 +235,12 @@ def _check_data(config: Any) -> None:
             "data.val_fraction could draw images that data.partition labels: name the validation "
             "images with data.val_list."
         )
+    for name in ("labeled_count", "labeled_balanced"):
+        if data.partition and data[name]:
+            raise UserError(
+                f"data.{name}={data[name]} is for a draw, but data.partition={data.partition} "
+                "lists the labelled images: give one of the two."
+            )
     if not data.num_classes <= data.ignore_label <= 255:
         raise UserError(
             f"data.ignore_label={data.ignore_label} must lie outside the {data.num_classes} class "
@@ -296,9 +318,23 @@ def _check_method(config: Any) -> None:
             f"optim.warmup_steps={config.optim.warmup_steps} must be fewer than the run's "
             f"{sum(steps.values())} steps."
         )
+    if config.compare_supervised and not steps.eln and not steps.semi_supervised:
+        raise UserError(
+            "compare_supervised=True has nothing to compare with: steps.eln and "
+            "steps.semi_supervised are 0."
+        )
     low, high = config.views.blur_sigma
-    if not 0 < low <= high:
-        raise UserError(f"views.blur_sigma={config.views.blur_sigma} must be two rising numbers.")
+    if not 0 < low <= high <= MAX_BLUR_SIGMA:
+        raise UserError(
+            f"views.blur_sigma={config.views.blur_sigma} must be two rising numbers above 0, at "
+            f"most {MAX_BLUR_SIGMA}."
+        )
+    if config.views.cutmix_probability and config.batch_size_unlabeled == 1:
+        raise UserError(
+            f"views.cutmix_probability={config.views.cutmix_probability} pastes boxes of other "
+            "images, but batch_size_unlabeled is 1: raise it to 2 or more, or set the probability "
+            "to 0."
+        )
     if not 0 <= config.views.hue <= 0.5:
         raise UserError(f"views.hue={config.views.hue} must be between 0 and 0.5 turns.")
 

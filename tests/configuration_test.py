@@ -7,7 +7,7 @@ import pytest
 from eln_jax import command_line, config_checks, configuration
 from eln_jax.defaults import apply_official, default_config
 from eln_jax.errors import UserError
-from eln_jax.training.loop import differences
+from eln_jax.training.workdir import differences
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 QUICKSTART = str(CONFIGS / "quickstart.py")
@@ -66,7 +66,6 @@ def test_a_mistake_in_a_config_file_is_one_sentence(tmp_path, body, words):
         ("crop_size", "[64, 128]", (64, 128)),
         ("method.train_norm", "False", False),
         ("data.partition", "lists/8_labeled_0", "lists/8_labeled_0"),
-        ("data.void_labels", "(11,)", (11,)),
         ("data.class_names", "a, b,c,d,e,f", ("a", "b", "c", "d", "e", "f")),
         ("steps.eln", "7", 7),
     ],
@@ -124,6 +123,10 @@ def test_an_override_is_read_as_the_type_of_its_field(name, text, value):
         ("data.simulated.error_rate", "(0.3, 0.1)", "two rising shares"),
         ("data.simulated.error_rate", "(0.3, 1.1)", "two rising shares"),
         ("data.simulated.confusion", "measure", "Did you mean measured?"),
+        ("data.void_labels", "(11,)", "needs data.source=folder"),
+        ("crop_size", "(64, 65)", "one more in both"),
+        ("views.blur_sigma", "(0.1, 100.0)", "at most 20"),
+        ("batch_size_unlabeled", "1", "pastes boxes of other images"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_sentence(name, text, words):
@@ -131,6 +134,19 @@ def test_a_wrong_value_is_refused_in_one_sentence(name, text, words):
         configuration.load(QUICKSTART, [(name, text)])
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"data.partition": "lists/a", "data.labeled_count": "3"}, "give one of the two"),
+        ({"data.partition": "lists/a", "data.labeled_balanced": "true"}, "give one of the two"),
+        ({"steps.eln": "0", "steps.semi_supervised": "0"}, "nothing to compare with"),
+    ],
+)
+def test_fields_that_contradict_one_another_are_refused(overrides, words):
+    with pytest.raises(UserError, match=words):
+        configuration.load(QUICKSTART, list(overrides.items()))
 
 
 def test_no_labelled_image_is_refused():

@@ -121,12 +121,9 @@ def fingerprint(
     Returns:
       Plain values that go to JSON and come back equal.
     """
-    names = "\n".join(source.ids[index] for index in indices)
     return {
         "format": _FORMAT,
-        "source": source.describe(),
-        "images": len(indices),
-        "ids_sha256": hashlib.sha256(names.encode()).hexdigest(),
+        **describe_images(source, indices),
         "batch_size": batch_size,
         "crop_size": list(crop_size),
         "geometry": augmentation.geometry,
@@ -135,6 +132,16 @@ def fingerprint(
         "seed": seed,
         "with_labels": with_labels,
         "simulation": simulation.describe() if simulation else None,
+    }
+
+
+def describe_images(source: Source, indices: Sequence[int]) -> dict[str, Any]:
+    """Names what decides which images are read, in which order, and how; not where they lie."""
+    names = "\n".join(source.ids[index] for index in indices)
+    return {
+        "source": source.describe(),
+        "images": len(indices),
+        "ids_sha256": hashlib.sha256(names.encode()).hexdigest(),
     }
 
 

@@ -55,8 +55,8 @@ def load_pretrained(
             .safetensors, .pth or .pt file.
         eln_source: The same for the ELN's encoder.
         eln_stem: The ELN's first convolution, which sees entropy and logits beside the image:
-            "random" (stays as drawn, as in the official code) or "pretrained" (image channels
-            pretrained, the others small and random).
+            "random" (stays as drawn; so does the official code's, which draws from a narrower
+            distribution) or "pretrained" (image channels pretrained, the others small and random).
         key: Draws the ELN's new channels.
 
     Returns:

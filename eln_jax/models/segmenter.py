@@ -95,7 +95,6 @@ def build_networks(
     eln_encoder: str = "resnet34",
     eln_width: int = 256,
     eln_dropout: tuple[float, float, float] = (0.5, 0.5, 0.1),
-    eln_dilated: bool = False,
     dtype: Any = jnp.float32,
     param_dtype: Any = jnp.float32,
 ) -> Networks:
@@ -112,7 +111,6 @@ def build_networks(
         eln_encoder: name in `ENCODERS`.
         eln_width: channels of the ELN's ASPP, decoder and head.
         eln_dropout: as `dropout`, in the ELN.
-        eln_dilated: strides given up by the ELN's encoder become dilation (official: no).
         dtype: of the arithmetic.
         param_dtype: of the weights.
 
@@ -123,7 +121,7 @@ def build_networks(
     rates = _RATES[output_stride]
     decoder = Decoder(num_classes, width, low_width, embedding_size, rates, dropout, **types)
     eln = ErrorLocalizationNetwork(
-        ENCODERS[eln_encoder](output_stride=output_stride, dilated=eln_dilated, **types),
+        ENCODERS[eln_encoder](output_stride=output_stride, dilated=False, **types),
         eln_width,
         low_width,
         rates,

@@ -41,12 +41,13 @@ def train_all(config: Any, config_json: str, workdir: Path) -> int:
 
 
 def supervised_only(config: Any, config_json: str) -> tuple[Any, str]:
-    """The same configuration with all its steps in the first phase."""
+    """The same configuration with all its steps in the first phase, and nothing to compare."""
     alone, as_json = copy.deepcopy(config), json.loads(config_json)
     steps = {"supervised": sum(config.steps.values()), "eln": 0, "semi_supervised": 0}
     for name, count in steps.items():
         alone.steps[name] = count
     as_json["steps"] = steps
+    alone.compare_supervised = as_json["compare_supervised"] = False
     return alone, json.dumps(as_json, indent=2, sort_keys=True) + "\n"
 
 

@@ -27,7 +27,8 @@ class Inputs:
         streams: "labeled" and "unlabeled" batches without end.
         with_simulated_errors: makes of the main decoder's confusion matrix, or of None, the stream
             of the same "labeled" batches with simulated errors; None: there are to be none.
-        fingerprint: everything that decides the streams' batches, as plain values.
+        fingerprint: everything that decides the streams' batches and the validation images, as
+            plain values.
     """
 
     train: Source
@@ -79,7 +80,11 @@ def make_inputs(config: Any) -> Inputs:
         streams={name: make_stream(**arguments) for name, arguments in settings.items()},
         with_simulated_errors=simulation
         and partial(_erring_stream, partial(make_stream, **settings["labeled"]), simulation),
-        fingerprint={"labeled": labeled, "unlabeled": unlabeled},
+        fingerprint={
+            "labeled": labeled,
+            "unlabeled": unlabeled,
+            "val": pipeline.describe_images(val, partition.val),
+        },
     )
 
 

@@ -6,7 +6,6 @@ stopped.
 """
 
 import contextlib
-import json
 import math
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from eln_jax.allocator import give_back_freed_memory
 from eln_jax.data.doctor import quick_check, summary_lines, would_stop
 from eln_jax.errors import UserError
 from eln_jax.training import assembly, summary, validation
@@ -24,18 +24,7 @@ from eln_jax.training.label_errors import with_label_errors
 from eln_jax.training.logging import MetricsLogger, Progress
 from eln_jax.training.opening import cut_size
 from eln_jax.training.sharding import put_batch
-
-# Fields, and blocks of them, that change no result: a run may go on with other values.
-FREE_ON_RESUME = (
-    "checkpoint.",
-    "compare_supervised:",
-    "data.root:",
-    "data.max_unreadable:",
-    "data.threads:",
-    "data.workers:",
-    "eval.batch_size:",
-    "log.",
-)
+from eln_jax.training.workdir import claimed, differences
 
 
 class Outcome(NamedTuple):
@@ -62,8 +51,11 @@ def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Pr
     """
     parts = assembly.build(config)
     _check_files(parts, display)
-    claim(workdir, config_json)
-    with contextlib.closing(Run(parts, workdir, display)) as run, StopRequest() as stop:
+    with (
+        claimed(workdir, config_json),
+        contextlib.closing(Run(parts, workdir, display)) as run,
+        StopRequest() as stop,
+    ):
         for phase in phases(config.steps):
             if run.step < phase.end and not stop.requested:
                 run.begin(phase, stop)
@@ -99,45 +91,6 @@ def _check_files(parts: assembly.Parts, display: Progress) -> None:
         display.message(line)
 
 
-def claim(workdir: Path, config_json: str) -> None:
-    """Makes the run's folder and keeps the config in it.
-
-    Raises:
-        UserError: it cannot be made, or belongs to a run of another config.
-    """
-    kept = workdir / "config.json"
-    changes = []
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        # Without a checkpoint there is nothing to go on from, so nothing to contradict.
-        if kept.exists() and any(workdir.glob("checkpoints/[0-9]*")):
-            changes = differences(json.loads(kept.read_text()), json.loads(config_json))
-            changes = [change for change in changes if not change.startswith(FREE_ON_RESUME)]
-        if not changes:
-            temporary = kept.with_suffix(".tmp")
-            temporary.write_text(config_json)
-            temporary.replace(kept)
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"The folder {workdir} cannot be used as --workdir: {error}.") from error
-    if changes:
-        raise UserError(
-            f"{workdir} holds a run of another configuration ({'; '.join(changes[:5])}); give "
-            "another --workdir, or the same configuration to go on."
-        )
-
-
-def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """Lists "field: old -> new" for every field in which two configurations differ."""
-    rows = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            rows += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            rows.append(f"{prefix}{key}: {a} -> {b}")
-    return rows
-
-
 class Run:
     """A run under way: the state and everything that moves with it."""
 
@@ -170,10 +123,14 @@ class Run:
         self.stopwatch = Stopwatch()
         self.since = time.perf_counter() - self.books.seconds
         self.compiled: set[str] = set()
+        # One step runs while the next is fed. Not on a CPU, where a waiting step holds gigabytes
+        # for its intermediate results already, and gains nothing: threads make its batch anyway.
+        self.waits_for = slice(-1, None) if jax.default_backend() == "cpu" else slice(-2, -1)
 
     def begin(self, phase: Phase, stop: StopRequest) -> None:
         """Shows that a phase begins, and lets its batches have what it needs."""
         self.display.start(phase.name, phase.start, phase.end, self.total)
+        give_back_freed_memory()
         if phase.name != "supervised":
             self.iterators["labeled"] = with_label_errors(
                 self.iterators["labeled"], self.parts, self.state, self.books, stop
@@ -191,6 +148,7 @@ class Run:
             figures = validation.validate(
                 self.parts, self.state, phase, self.workdir, self.logger, stop, self.display
             )
+            give_back_freed_memory()
             if figures is None:  # asked to stop
                 return
             self.logger.write(step, phase, "val", figures)
@@ -230,11 +188,13 @@ class Run:
         self.state, metrics = self.parts.steps[phase.name](self.state, batch, self.key)
         self.books.window.append(metrics)
         self.step += 1
-        jax.block_until_ready(self.books.window[-2:-1])  # one step runs while the next is fed
+        jax.block_until_ready(self.books.window[self.waits_for])
         if phase.name in self.compiled:
             images = sum(part["image"].shape[0] for part in batch.values())
             self.stopwatch.add(images, started, batch_ready)
-        self.compiled.add(phase.name)  # the first step of a phase compiles: not counted as speed
+        else:  # the first step of a phase compiles: not counted as speed
+            self.compiled.add(phase.name)
+            give_back_freed_memory()
         self.display.update(self.step, {})
         if self.step % config.log.every == 0 or self.step == phase.end:
             figures = self.books.close_window() | self.stopwatch.read()

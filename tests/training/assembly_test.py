@@ -58,6 +58,7 @@ def test_weights_count_the_pixels_of_the_labelled_masks_without_void(tmp_path):
         data__root=str(tmp_path),
         data__num_classes="3",
         data__partition=str(tmp_path / "labeled.txt"),
+        data__labeled_count="0",
     )
     # Shares 16/25 and 9/25: roots of their inverses 5/4 and 5/3, as 3 to 4.
     weights = arguments(assembly.build(config)).settings.class_weights

@@ -77,13 +77,15 @@ def test_both_runs_begin_alike_and_part_with_the_first_phase(compared):
     assert whole[9] != alone[9]
 
 
-def test_the_runs_differ_in_their_steps_alone(compared):
+def test_the_runs_differ_in_their_steps_and_the_comparison_alone(compared):
     configs = [
         json.loads((folder / "config.json").read_text())
         for folder in (compared, compared / "supervised_only")
     ]
     assert configs[0].pop("steps") == {"supervised": 3, "eln": 3, "semi_supervised": 3}
     del configs[1]["steps"]
+    assert configs[0].pop("compare_supervised")
+    assert not configs[1].pop("compare_supervised")
     assert configs[0] == configs[1]
 
 

@@ -147,3 +147,13 @@ def test_the_configured_errors_are_made_for_the_eln_alone():
     described = inputs.fingerprint["labeled"]["simulation"]
     assert described["ops"] == ["swap_component", "blotches"]
     assert json.loads(json.dumps(inputs.fingerprint)) == inputs.fingerprint
+
+
+def test_other_validation_images_are_another_run(root, tmp_path):
+    fingerprints = []
+    for ids in (["00", "01"], ["00", "02"]):
+        (tmp_path / "val.txt").write_text("\n".join(ids))
+        config = load(root, data__val_list=str(tmp_path / "val.txt"), data__num_classes="3")
+        fingerprints.append(make_inputs(config).fingerprint["val"])
+    assert fingerprints[0]["ids_sha256"] != fingerprints[1]["ids_sha256"]
+    assert fingerprints[0]["images"] == 2
