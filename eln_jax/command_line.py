@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eln_jax.allocator import keep_freed_memory
 from eln_jax.errors import UserError
 
 CONFIG_HELP = """\
@@ -131,7 +130,6 @@ def run(command: Callable[[Sequence[str]], int | None]) -> None:
     With what the command returns, 2 after one sentence for a user's mistake or a file that cannot
     be used, 130 after Ctrl-C.
     """
-    keep_freed_memory()
     try:
         code = command(sys.argv[1:])
     except UserError as error:

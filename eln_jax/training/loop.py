@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from eln_jax.allocator import give_back_freed_memory
 from eln_jax.data.doctor import quick_check, summary_lines, would_stop
 from eln_jax.errors import UserError
 from eln_jax.training import assembly, summary, validation
@@ -130,7 +129,6 @@ class Run:
     def begin(self, phase: Phase, stop: StopRequest) -> None:
         """Shows that a phase begins, and lets its batches have what it needs."""
         self.display.start(phase.name, phase.start, phase.end, self.total)
-        give_back_freed_memory()
         if phase.name != "supervised":
             self.iterators["labeled"] = with_label_errors(
                 self.iterators["labeled"], self.parts, self.state, self.books, stop
@@ -148,7 +146,6 @@ class Run:
             figures = validation.validate(
                 self.parts, self.state, phase, self.workdir, self.logger, stop, self.display
             )
-            give_back_freed_memory()
             if figures is None:  # asked to stop
                 return
             self.logger.write(step, phase, "val", figures)
@@ -192,9 +189,7 @@ class Run:
         if phase.name in self.compiled:
             images = sum(part["image"].shape[0] for part in batch.values())
             self.stopwatch.add(images, started, batch_ready)
-        else:  # the first step of a phase compiles: not counted as speed
-            self.compiled.add(phase.name)
-            give_back_freed_memory()
+        self.compiled.add(phase.name)  # the first step of a phase compiles: not counted as speed
         self.display.update(self.step, {})
         if self.step % config.log.every == 0 or self.step == phase.end:
             figures = self.books.close_window() | self.stopwatch.read()
