@@ -1,5 +1,7 @@
 """The commands that use a trained model, on a run of a few steps."""
 
+import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -164,6 +166,31 @@ def test_the_export_runs_alone_and_gives_the_same_as_the_run(run, scenes, tmp_pa
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="altered"):
         evaluate.main([f"--model={exported}"])
+
+
+def test_the_onnx_model_runs_as_its_card_says(run, scenes, tmp_path):
+    pytest.importorskip("onnx", reason="needs the extra onnx")
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    exported = tmp_path / "model"
+    assert export.main([f"--model={run}", f"--output={exported}", "--onnx"]) == 0
+    written = json.loads((exported / "model.json").read_text())["onnx_sha256"]
+    model = exported / "model.onnx"
+    assert hashlib.sha256(model.read_bytes()).hexdigest() == written
+    script = (exported / "README.md").read_text().split("```python\n")[1].split("```")[0]
+
+    folder, labels = scenes
+    predict.main([f"--model={run}", f"--input={folder}", f"--output={tmp_path / 'run'}"])
+    name = next(iter(labels))
+    paths = [model, folder / f"{name}.png", tmp_path / "mask.png"]
+    subprocess.run([sys.executable, "-I", "-c", script, *map(str, paths)], check=True)
+    of_run = opened(tmp_path / "run" / "masks" / f"{name}.png")[0]
+    assert (opened(tmp_path / "mask.png")[0] == of_run).mean() >= 0.9999
+
+
+def test_without_the_extra_onnx_is_refused_at_once(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "flatbuffers" or None)
+    with pytest.raises(UserError, match=r"pip install 'eln_jax\[onnx\]'"):
+        export.main(["--model=nowhere", "--output=nowhere", "--onnx"])
 
 
 def test_several_views_change_the_prediction_and_one_does_not(run, tmp_path):
