@@ -67,7 +67,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         type=Path,
-        help="the --workdir of a training, maybe under way, or an export",
+        help="the --workdir of a training, maybe under way, or a folder of export or convert",
     )
     parser.add_argument(
         "--network",

@@ -125,8 +125,12 @@ FOLDER_ONLY = (
 )
 
 
-def check(config: Any) -> None:
+def check(config: Any, *, needs_data: bool = True) -> None:
     """Refuses values that cannot work.
+
+    Args:
+        config: the configuration.
+        needs_data: it must say where the data set lies.
 
     Raises:
         UserError: one sentence that names the field, its value and what would do.
@@ -157,6 +161,11 @@ def check(config: Any) -> None:
             raise UserError(f"{name}={get(config, name)} must be below 2**31.")
     _check_crop(config)
     _check_data(config)
+    if needs_data and config.data.source != "synthetic" and not config.data.root:
+        raise UserError(
+            f"data.root is empty; say where the data set lies with --config.data.root=DIR "
+            f"(data.source is {config.data.source})."
+        )
     _check_method(config)
 
 
@@ -252,11 +261,6 @@ def _check_data(config: Any) -> None:
         raise UserError(
             f"data.class_names has {len(data.class_names)} names for "
             f"data.num_classes={data.num_classes}."
-        )
-    if data.source != "synthetic" and not data.root:
-        raise UserError(
-            f"data.root is empty; say where the data set lies with --config.data.root=DIR "
-            f"(data.source is {data.source})."
         )
     low, high = data.scale_range
     if not 0 < low <= high:

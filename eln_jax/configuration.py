@@ -42,8 +42,15 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
     return config
 
 
-def read_json(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+def read_json(
+    path: Path, overrides: Sequence[tuple[str, str]] = (), *, needs_data: bool = False
+) -> ConfigDict:
     """Reads the `config.json` of a run, applies overrides and checks the result.
+
+    Args:
+        path: the file.
+        overrides: pairs of a field's dotted name and its value as text.
+        needs_data: it must say where the data set lies, which a converted checkpoint does not.
 
     Raises:
         UserError: it is missing or damaged, or has a field that this version does not know.
@@ -58,7 +65,7 @@ def read_json(path: Path, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDi
     _fill(config, values, path)
     for name, text in overrides:
         _override(config, name, text)
-    check(config)
+    check(config, needs_data=needs_data)
     config.lock()
     return config
 
@@ -180,14 +187,20 @@ def complete(config: Any, find: Callable[[Any], tuple[ClassList, str]] = find_cl
         return ""
     found, origin = find(data)
     with config.unlocked():
-        data.num_classes = len(found.names)
-        data.class_names = found.names
-        data.class_ids = () if found.ids == tuple(range(len(found.ids))) else found.ids
-        data.class_colors = tuple(color_text(color) for color in found.colors)
-        data.void_colors = tuple(color_text(color) for color in found.void_colors)
-        data.void_labels = tuple(dict.fromkeys((*data.void_labels, *found.void_ids)))
+        set_classes(data, found)
     check(config)
     return f"{len(found.names)} classes, {origin}: {', '.join(found.names)}."
+
+
+def set_classes(data: Any, found: ClassList) -> None:
+    """Takes a list of classes over into the `data` block, which must not be locked."""
+    data.classes = ""  # from now on the fields say it
+    data.num_classes = len(found.names)
+    data.class_names = found.names
+    data.class_ids = () if found.ids == tuple(range(len(found.ids))) else found.ids
+    data.class_colors = tuple(color_text(color) for color in found.colors)
+    data.void_colors = tuple(color_text(color) for color in found.void_colors)
+    data.void_labels = tuple(dict.fromkeys((*data.void_labels, *found.void_ids)))
 
 
 def to_json(config: ConfigDict) -> str:

@@ -3,22 +3,30 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from eln_jax import command_line
+from eln_jax import command_line, configuration
 from eln_jax.errors import UserError
+from eln_jax.official_configuration import official_configuration
 
 DESCRIPTION = """\
 Turns a checkpoint of the official PyTorch code (kinux98/SSL_ELN) into a folder of weights by our
 names, and such a folder back into a checkpoint that the official code loads.
 
 A .pth file is read without PyTorch and without running anything in it. Every entry is checked, and
-DIR/model.safetensors (weights of encoder, decoder, auxiliary decoders and ELN) and
-DIR/model.json (what they are) are written. Optimiser states are left behind. On the way back the
-weights are the same byte for byte.
+DIR gets model.safetensors (weights of encoder, decoder, auxiliary decoders and ELN), model.json
+(what they are) and config.json (how they are used): evaluate, predict and export take DIR as
+--model. Optimiser states are left behind. On the way back the weights are the same byte for byte.
+
+A checkpoint tells how many classes it has, not which: 21 are taken for PASCAL VOC's and 19 for
+Cityscapes', with the crops that the authors trained on (505x505 and 512x1024). Others are treated
+as VOC's and called class 0, class 1, ...; --classes=FILE names them.
 """
 EXAMPLES = """\
 examples:
   python -m eln_jax.convert --input=epoch_0400.pth --output=converted
+  python -m eln_jax.predict --model=converted --input=photos --output=found
   python -m eln_jax.convert --input=converted --output=again.pth
+  with classes of your own
+    python -m eln_jax.convert --input=epoch_0400.pth --output=converted --classes=classes.txt
 """
 _NOT_WEIGHTS = ("optimizer_state_dict", "scaler_state_dict")
 
@@ -42,29 +50,44 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--output", required=True, type=Path, help="new folder, or a new .pth file to go back"
     )
+    parser.add_argument(
+        "--classes", type=Path, help='file with a line a class, "ID NAME [#rrggbb]", in their order'
+    )
     flags = parser.parse_args(argv)
     if flags.output.is_file() or (flags.output.is_dir() and any(flags.output.iterdir())):
         raise UserError(f"{flags.output}: exists already; name another --output or remove it.")
-    convert = _to_official if flags.input.is_dir() else _from_official
+    if flags.classes and flags.input.is_dir():
+        raise UserError("--classes names the classes of a .pth file; --input is a folder.")
     try:
-        convert(flags.input, flags.output)
+        if flags.input.is_dir():
+            _to_official(flags.input, flags.output)
+        else:
+            _from_official(flags.input, flags.output, flags.classes)
     except OSError as error:  # no right to read or write there, disk full
         raise UserError(f"{error.filename or flags.output}: {error.strerror}.") from None
     return 0
 
 
-def _from_official(source: Path, target: Path) -> None:
+def _from_official(source: Path, target: Path, classes: Path | None) -> None:
     # Imported here, after the flags have been understood: jax takes seconds.
     from eln_jax.models.official import ELN_ENCODER, from_official
     from eln_jax.models.torch_file import read_torch_file, to_mapping
     from eln_jax.models.torch_names import flatten
     from eln_jax.models.variables import save_variables, sha256
+    from eln_jax.training.trained_model import CONVERTED_KIND
 
     checkpoint = to_mapping(read_torch_file(source, skip=_NOT_WEIGHTS), source)
     official = from_official(checkpoint, str(source))
+    config, told = official_configuration(
+        official.encoder, ELN_ENCODER, official.num_classes, official.num_aux_decoders, classes
+    )
     epoch = checkpoint.get("epoch")
     epoch = epoch if isinstance(epoch, int) else None
     metadata = {
+        "kind": CONVERTED_KIND,
+        "network": "student",  # the authors' code keeps no teacher
+        "step": None,
+        "has_eln": True,
         "encoder": official.encoder,
         "output_stride": 16,
         "num_classes": official.num_classes,
@@ -79,6 +102,7 @@ def _from_official(source: Path, target: Path) -> None:
         },
     }
     save_variables(target, official.variables, metadata)
+    (target / "config.json").write_text(configuration.to_json(config), encoding="utf-8")
     weights = flatten(official.variables["params"]).values()
     print(
         f"Read {source}: {official.encoder}, {official.num_classes} classes, "
@@ -86,7 +110,8 @@ def _from_official(source: Path, target: Path) -> None:
         f"{sum(array.size for array in weights) / 1e6:.1f} million weights, "
         f"epoch {'unknown' if epoch is None else epoch}."
     )
-    print(f"Written: {target}/model.safetensors and {target}/model.json")
+    print(told)
+    print(f"Written: {target} with model.safetensors, model.json and config.json.")
 
 
 def _to_official(source: Path, target: Path) -> None:

@@ -55,7 +55,8 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--output", type=Path, help="folder (default: MODEL/evaluation/SPLIT)")
     flags = parser.parse_args(rest)
-    config: Any = configuration.read_json(flags.model / "config.json", overrides)
+    path = flags.model / "config.json"
+    config: Any = configuration.read_json(path, overrides, needs_data=True)
     views = command_line.read_views(flags, config.crop_size)
 
     # Imports jax: after the flags have been understood.

@@ -1,38 +1,66 @@
+import contextlib
+import io
 import json
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import ndimage
 
-from eln_jax import convert
+from eln_jax import convert, evaluate, predict
+from eln_jax.configuration import read_json
 from eln_jax.errors import UserError
+from eln_jax.models.segmenter import build_networks
 from eln_jax.models.torch_file import read_torch_file, write_torch_file
 from eln_jax.models.torch_names import flatten
 from eln_jax.models.variables import load_variables
-from tests.golden_weights import golden_checkpoint, golden_official
+from eln_jax.official_configuration import official_configuration
+from eln_jax.training.networks import make_networks
+from eln_jax.training.trained_model import open_model
+from tests.golden_weights import (
+    golden_arrays,
+    golden_checkpoint,
+    golden_official,
+    golden_variables,
+)
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A folder whose files, 400 MB each, do not outlive the test."""
     yield tmp_path
-    for path in tmp_path.rglob("*"):
+    _empty(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """The golden checkpoint as the official code writes it, converted, and what convert printed."""
+    folder = tmp_path_factory.mktemp("converted")
+    optimiser = {"state": {0: {"step": np.array(3)}}, "param_groups": [{"betas": (0.9, 0.999)}]}
+    others = {"epoch": 7, "scaler_state_dict": {"scale": 65536.0}}
+    source, target = folder / "x.pth", folder / "converted"
+    write_torch_file(source, {**others, "optimizer_state_dict": optimiser, **golden_checkpoint()})
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert convert.main([f"--input={source}", f"--output={target}"]) == 0
+    source.unlink()
+    yield target, printed.getvalue()
+    _empty(folder)
+
+
+def _empty(folder):
+    for path in folder.rglob("*"):
         if path.is_file():
             path.unlink()
 
 
-def test_official_checkpoint_there_and_back(folder, capsys):
-    optimiser = {"state": {0: {"step": np.array(3)}}, "param_groups": [{"betas": (0.9, 0.999)}]}
-    others = {"epoch": 7, "scaler_state_dict": {"scale": 65536.0}}
-    checkpoint = {**others, "optimizer_state_dict": optimiser, **golden_checkpoint()}
-    source, target, back = folder / "x.pth", folder / "converted", folder / "back.pth"
-    write_torch_file(source, checkpoint)
-
-    assert convert.main([f"--input={source}", f"--output={target}"]) == 0
-    printed = capsys.readouterr().out
+def test_official_checkpoint_there_and_back(converted, folder):
+    target, printed = converted
+    back = folder / "back.pth"
     assert "resnet50, 21 classes, 2 auxiliary decoders" in printed
     assert "101.6 million weights" in printed
+    assert "those of voc: background, aeroplane, bicycle" in printed
     assert str(target) in printed
-    source.unlink()
     variables, metadata = load_variables(target)
     ours, expected = flatten(variables), flatten(golden_official().variables)
     assert ours.keys() == expected.keys()
@@ -46,6 +74,68 @@ def test_official_checkpoint_there_and_back(folder, capsys):
     first, second = flatten(golden_checkpoint()), flatten(again)
     assert first.keys() == second.keys()
     assert all(first[key].tobytes() == second[key].tobytes() for key in first)
+
+
+def test_a_converted_checkpoint_is_a_model_with_the_golden_outputs(converted):
+    target, _ = converted
+    config = read_json(target / "config.json")
+    model, networks, golden = open_model(target, config), make_networks(config), golden_arrays()
+    assert model.description.startswith("student of an official checkpoint, resnet50, 21 classes")
+    prediction = jax.jit(networks.student.apply)(model.variables["network"], golden["image"])
+    judged = jax.jit(networks.eln.apply)(model.variables["eln"], golden["image"], golden["logits"])
+    for found, name in ((prediction.logits, "logits"), (judged[..., None], "eln_logits")):
+        bound = 1e-4 * np.abs(golden[name]).max()
+        np.testing.assert_allclose(found, golden[name], rtol=0, atol=bound)
+
+
+def test_a_converted_checkpoint_predicts(converted, folder):
+    """The mask beside the golden weights on an image normalised, and logits resized, by SciPy."""
+    target, _ = converted
+    image = np.random.default_rng(0).integers(0, 256, (65, 97, 3), np.uint8)
+    Image.fromarray(image).save(folder / "image.png")
+    arguments = [f"--input={folder / 'image.png'}", f"--output={folder}", "--batch_size=1"]
+    assert predict.main([f"--model={target}", *arguments]) == 0
+    with pytest.raises(UserError, match=r"data\.root is empty.*data\.source is voc"):
+        evaluate.main([f"--model={target}"])
+    with Image.open(folder / "masks" / "image.png") as picture:
+        mask = np.asarray(picture)
+
+    normal = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    student = build_networks(encoder="resnet50", output_stride=16, num_classes=21).student
+    variables = golden_variables("student")
+    logits = jax.jit(student.apply)(variables, normal[None].astype(np.float32)).logits[0]
+    full = ndimage.zoom(logits, (65 / 17, 97 / 25, 1), order=1)  # corners aligned
+    assert full.shape == (65, 97, 21)
+    assert len(np.unique(mask)) > 1
+    assert (full.argmax(-1) == mask).mean() >= 0.999
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "names", "size", "offset"),
+    [(21, "background, aeroplane", (505, 505), 1), (19, "road, sidewalk", (512, 1024), 0)],
+)
+def test_the_number_of_classes_tells_the_data_set(num_classes, names, size, offset):
+    config, told = official_configuration("resnet101", "resnet34", num_classes, 2)
+    assert names in told
+    assert config.crop_size == size
+    assert config.crop_size[0] % 8 == offset
+    assert len(config.data.class_names) == num_classes
+
+
+def test_other_classes_are_listed_in_a_file_or_have_numbers(folder):
+    arguments = ("resnet50", "resnet34", 2, 2)
+    config, told = official_configuration(*arguments)
+    assert "class 0, class 1" in told
+    assert config.data.class_names == ()
+    listed = folder / "classes.txt"
+    listed.write_text("7 cat #800000\n9 dog #008000\n")
+    config, told = official_configuration(*arguments, listed)
+    assert str(listed) in told
+    assert config.data.class_names == ("cat", "dog")
+    assert config.data.class_ids == (7, 9)
+    assert config.data.class_colors == ("#800000", "#008000")
+    with pytest.raises(UserError, match="lists 2 classes, the checkpoint has 3"):
+        official_configuration("resnet50", "resnet34", 3, 2, listed)
 
 
 def test_mistakes_are_one_sentence(folder):
@@ -66,6 +156,8 @@ def test_mistakes_are_one_sentence(folder):
     assert "exists already" in message(source, target)
     assert "holds no model.json" in message(target, folder / "back.pth")
     assert "must be a new .pth file" in message(target, folder / "back")
+    with pytest.raises(UserError, match="--input is a folder"):
+        convert.main([f"--input={target}", "--output=x.pth", "--classes=y"])
     (target / "model.json").write_text(json.dumps({"sha256": {}}))
     (target / "model.safetensors").write_bytes(b"")
     assert "damaged" in message(target, folder / "back.pth")

@@ -86,10 +86,10 @@ def write_export(
         for collection in ("params", "batch_stats")
     }
     save_variables(folder, by_collection, metadata)
-    (folder / "README.md").write_text(_card(metadata, figures), encoding="utf-8")
+    (folder / "README.md").write_text(_card(model, metadata, figures), encoding="utf-8")
 
 
-def _card(metadata: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+def _card(model: TrainedModel, metadata: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     """The model card, as Markdown."""
     names = ", ".join(entry["name"] for entry in metadata["classes"])
     rows = [
@@ -98,6 +98,7 @@ def _card(metadata: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         if isinstance(value, float) and not math.isnan(value)
     ]
     table = "\n".join(["| on the validation images | |", "|---|---|", *rows]) if rows else ""
+    trained = model.origin if model.step is None else f"{model.origin} of a training with eln_jax"
     onnx = _ONNX_LINES if "onnx_sha256" in metadata else ""
     script = (
         _ONNX_SCRIPT.replace(
@@ -108,8 +109,8 @@ def _card(metadata: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     )
     return f"""# A segmentation model
 
-The {metadata["network"]} of step {metadata["step"]} of a training with eln_jax; encoder
-{metadata["encoder"]}. It gives every pixel one of {len(metadata["classes"])} classes: {names}.
+The {model.name} of {trained}; encoder {metadata["encoder"]}.
+It gives every pixel one of {len(metadata["classes"])} classes: {names}.
 
 - `model.stablehlo`: the program, weights included, for {", ".join(metadata["platforms"])}. Input:
   {metadata["input"]}. Output: {metadata["output"]}. Run it with `jax.export.deserialize`.

@@ -20,7 +20,9 @@ from eln_jax.training.bookkeeping import phases
 from eln_jax.training.checkpoint import read_weights
 from eln_jax.training.networks import make_evaluation_networks, make_networks
 
-EXPORT_KIND = "eln_jax export"  # what the model.json of an export says it is
+# What the model.json of an export, and of a converted official checkpoint, says it is.
+EXPORT_KIND = "eln_jax export"
+CONVERTED_KIND = "eln_jax conversion"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class TrainedModel:
     Attributes:
         config: of the training.
         name: "teacher" or "student".
-        step: of the training.
+        step: of the training; None: it was the authors' code that trained it.
         variables: {"network": ...}, and {"eln": ...} with an ELN.
         class_names: one a class.
         palette: uint8 [num_classes, 3], the classes' colours.
@@ -38,7 +40,7 @@ class TrainedModel:
 
     config: Any
     name: str
-    step: int
+    step: int | None
     variables: dict[str, Any]
     class_names: tuple[str, ...]
     palette: np.ndarray
@@ -49,11 +51,16 @@ class TrainedModel:
         return "eln" in self.variables
 
     @property
+    def origin(self) -> str:
+        """Which training it is of, and when: after "student of"."""
+        return "an official checkpoint" if self.step is None else f"step {self.step}"
+
+    @property
     def description(self) -> str:
         """A few words on what it is, for the screen."""
         eln = f"ELN on {self.config.model.eln_encoder}" if self.has_eln else "no ELN"
         return (
-            f"{self.name} of step {self.step}, {self.config.model.encoder}, "
+            f"{self.name} of {self.origin}, {self.config.model.encoder}, "
             f"{len(self.class_names)} classes, {eln}"
         )
 
@@ -89,19 +96,19 @@ class TrainedModel:
 def open_model(
     folder: Path, config: Any, network: str = "", checkpoint: str = "last"
 ) -> TrainedModel:
-    """Opens the model that a run has trained so far, or one that was exported.
+    """Opens the model that a run has trained so far, or one that was exported or converted.
 
     Args:
-        folder: the run's folder, or an export's.
+        folder: the run's folder, or one that export or convert wrote.
         config: as the folder's `config.json` has it.
         network: "teacher", "student", or "" for the teacher if there is one.
-        checkpoint: "last", "best" or a step's number; an export has but one.
+        checkpoint: "last", "best" or a step's number; other folders have but one.
 
     Raises:
         UserError: there is no such checkpoint, or it has no such network yet.
     """
     if (folder / METADATA).is_file():
-        return _open_export(folder, config, network)
+        return _open_written(folder, config, network)
     weights = read_weights(folder, checkpoint)
     begins = {phase.name: phase.start for phase in phases(config.steps)}
     never = weights.step  # a phase that the run does not have begins after every step
@@ -120,16 +127,16 @@ def open_model(
     return _make_model(config, name, weights.step, variables)
 
 
-def _open_export(folder: Path, config: Any, network: str) -> TrainedModel:
+def _open_written(folder: Path, config: Any, network: str) -> TrainedModel:
     saved, metadata = load_variables(folder)
-    if metadata.get("kind") != EXPORT_KIND:
+    if metadata.get("kind") not in (EXPORT_KIND, CONVERTED_KIND):
         raise UserError(
-            f"{folder}: holds converted weights, not a trained model; give the --workdir of a "
-            "training, or a folder that export wrote."
+            f"{folder}: its model.json does not say which network the weights are; export or "
+            "convert it again."
         )
     name = metadata["network"]
     if network not in ("", name):
-        raise UserError(f"{folder}: the {name} was exported, there is no {network}.")
+        raise UserError(f"{folder}: it holds the {name} alone, there is no {network}.")
     variables = {"network": _part(saved, "student")}
     if metadata["has_eln"]:
         variables["eln"] = _part(saved, "eln")
@@ -141,7 +148,9 @@ def _part(variables: Mapping[str, Any], network: str) -> dict[str, Any]:
     return {collection: variables[collection][network] for collection in ("params", "batch_stats")}
 
 
-def _make_model(config: Any, name: str, step: int, variables: dict[str, Any]) -> TrainedModel:
+def _make_model(
+    config: Any, name: str, step: int | None, variables: dict[str, Any]
+) -> TrainedModel:
     return TrainedModel(
         config=config,
         name=name,

@@ -81,9 +81,11 @@ def test_classes_of_unlabelled_images_are_not_looked_for(root):
     assert config.data.num_classes == 3
 
 
-def test_a_list_of_classes_decides(root):
-    (root / "classes.txt").write_text("2 two\n0 nought\n1 void\n")
-    config = load(root, data__val_fraction="0.34")
+@pytest.mark.parametrize("name", ["classes.txt", "listed.txt"])
+def test_a_list_of_classes_decides(root, name):
+    (root / name).write_text("2 two\n0 nought\n1 void\n")
+    named = {} if name == "classes.txt" else {"data__classes": str(root / name)}
+    config = load(root, data__val_fraction="0.34", **named)
     assert "from" in configuration.complete(config)
     source = make_inputs(config).train
     assert source.class_names == ("two", "nought")
