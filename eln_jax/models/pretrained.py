@@ -33,6 +33,11 @@ _HUB_REPOSITORIES = {f"resnet{depth}": f"timm/resnet{depth}.tv_in1k" for depth i
 # Classifier and, in Lite models, the 1x1 convolution before it: not part of our encoders.
 _RESNET_HEAD = ("fc.",)
 _LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")
+# Under which name training codes put a network's weights beside optimiser and the like, and what
+# segmentation networks (torchvision's, segmentation_models.pytorch, the official code) put before
+# the names of their encoder's.
+_ENVELOPES = ("enc_state_dict", "state_dict", "model_state_dict", "model_state", "model")
+_ENCODER_PREFIXES = ("backbone.", "encoder.")
 
 
 def load_pretrained(
@@ -52,7 +57,8 @@ def load_pretrained(
         encoder: Name of the student's encoder.
         eln_encoder: Name of the ELN's encoder.
         source: Where the student's encoder comes from: "" (stays as drawn), "imagenet", or a
-            .safetensors, .pth or .pt file.
+            .safetensors, .pth or .pt file of the encoder, or of a segmentation network that has it
+            under "backbone." (torchvision) or "encoder.".
         eln_source: The same for the ELN's encoder.
         eln_stem: The ELN's first convolution, which sees entropy and logits beside the image:
             "random" (stays as drawn; so does the official code's, which draws from a narrower
@@ -101,7 +107,7 @@ def read_encoder(encoder: str, source: str, field: str) -> dict[str, Any]:
         assert isinstance(module, EfficientNetLite)
         layers, ignore = lite_layers(module), _LITE_HEAD
     what = f"{path} (of {field}, as {encoder})"
-    state = _read_file(path, field)
+    state = _encoder_alone(_read_file(path, field))
     return take(state, layers, _shapes(encoder), what, ignore=ignore).variables
 
 
@@ -174,6 +180,22 @@ def _read_file(path: Path, field: str) -> Mapping[str, Any]:
         except (SafetensorError, TypeError) as error:
             raise UserError(f"{path}: not a readable safetensors file ({error}).") from None
     return to_mapping(read_torch_file(path), path)
+
+
+def _encoder_alone(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Takes the encoder's weights out of a checkpoint of a whole segmentation network."""
+    for name in _ENVELOPES:
+        if isinstance(state.get(name), Mapping):
+            state = state[name]
+            break
+    for prefix in _ENCODER_PREFIXES:
+        if any(name.startswith(prefix) for name in state):
+            return {
+                name.removeprefix(prefix): value
+                for name, value in state.items()
+                if name.startswith(prefix)
+            }
+    return state
 
 
 @functools.cache

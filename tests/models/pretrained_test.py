@@ -106,6 +106,28 @@ def test_resnet_from_a_file_with_torchvision_names(tmp_path, suffix):
         assert_equal(tree, official[collection]["student"]["encoder"])
 
 
+@pytest.mark.parametrize(
+    ("prefix", "wrap"),
+    [
+        ("backbone.", lambda state: state),  # torchvision's segmentation networks
+        ("backbone.", lambda state: {"model_state": state, "cur_itrs": 30000}),  # DeepLabV3Plus
+        ("backbone.", lambda state: {"enc_state_dict": state, "epoch": 3}),  # the official code
+        ("encoder.", lambda state: {"state_dict": state}),  # segmentation_models.pytorch
+    ],
+)
+def test_the_encoder_of_a_segmentation_network(tmp_path, prefix, wrap):
+    encoder = torchvision_resnet18()
+    others = {"classifier.4.weight": np.zeros((21, 8, 1, 1), np.float32)}
+    state = {prefix + name: value for name, value in encoder.items()}
+    write_torch_file(tmp_path / "network.pth", wrap(state | others))
+    save_file(encoder, tmp_path / "encoder.safetensors")
+    found, expected = (
+        read_encoder("resnet18", str(tmp_path / name), "model.pretrained")
+        for name in ("network.pth", "encoder.safetensors")
+    )
+    assert_equal(found, expected)
+
+
 def test_encoders_are_replaced_and_nothing_else(tmp_path):
     state = torchvision_resnet18()  # without counts of updates, as torchvision's oldest files
     save_file(state, tmp_path / "weights.safetensors")
