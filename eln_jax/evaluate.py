@@ -1,7 +1,6 @@
 """Judges a trained model: `python -m eln_jax.evaluate --model=runs/quickstart`."""
 
-import json
-import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ predictions are: IoU, recall and boundary F-score of each class, and how well th
 wrong pixels beside maximum probability, entropy and margin on the same predictions.
 
 Into --output go
-  metrics.json      all figures, with what was evaluated and how
+  report.html       all that follows on one page, with the best and the worst images
+  metrics.json      all figures, confusion matrix and risk-coverage curves, and what was evaluated
   per_image.jsonl   a row an image, the worst first
+  thumbnails.zip    the images' small pictures, for the report
 """
 EXAMPLES = """\
 examples:
@@ -61,10 +62,12 @@ def main(argv: Sequence[str]) -> int:
 
     # Imports jax: after the flags have been understood.
     from eln_jax.data.progress import Progress
+    from eln_jax.evaluation import findings
     from eln_jax.evaluation.assessment import assess, class_table, detection_table
     from eln_jax.evaluation.maps import Views
     from eln_jax.evaluation.scoring import make_gate
     from eln_jax.training.logging import duration, print_table
+    from eln_jax.training.reporting import report_or_reason, write_evaluation_report
     from eln_jax.training.trained_model import open_model
 
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
@@ -74,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
     )
     gate = make_gate(config.method.gate, config.method.gate_threshold) if model.has_eln else None
     print(f"Evaluating the {model.description}, on {count} images ({flags.split}).")
+    started = time.monotonic()
     with Progress(duration) as progress:
         progress.start("Evaluation", count, "images")
         assessment = assess(
@@ -87,21 +91,23 @@ def main(argv: Sequence[str]) -> int:
     print_table(class_table(assessment))
     print_table(detection_table(assessment))
     output = flags.output or flags.model / "evaluation" / flags.split
-    output.mkdir(parents=True, exist_ok=True)
-    header = {
-        "model": str(flags.model),
-        "network": model.name,
-        "step": model.step,
-        "split": flags.split,
-        "images": count,
-        "views": {"scales": predictor.views.scales, "flip": predictor.views.flip}
-        | {"window": predictor.views.window, "protocol": config.eval.protocol},
-        "class_names": model.class_names,
-    }
-    _write(output / "metrics.json", json.dumps(header | _defined(assessment.figures), indent=2))
-    rows = sorted(assessment.images, key=lambda row: row["mean_iou"])
-    _write(output / "per_image.jsonl", "\n".join(json.dumps(_defined(row)) for row in rows))
-    print(f"Results: {output / 'metrics.json'}, {output / 'per_image.jsonl'}")
+    head = {"model": str(flags.model)} | findings.header(
+        predictor,
+        network=model.name,
+        step=model.step,
+        split=flags.split,
+        images=count,
+        class_names=model.class_names,
+    )
+    assessment.collector.write(output, head, assessment.figures, assessment.result)
+    print(f"Results: {output / findings.METRICS}, {output / findings.PER_IMAGE}")
+    seconds = time.monotonic() - started
+    report = report_or_reason(
+        lambda: write_evaluation_report(
+            output, flags.model, model, seconds, configuration.to_json(config)
+        )
+    )
+    print(f"Report: {report}")
     return 0
 
 
@@ -117,20 +123,6 @@ def _examples(config: Any, split: str) -> tuple[Any, int]:
     if not indices:
         raise UserError(f"None of the {split} images has a mask: there is nothing to compare with.")
     return read_examples(source, indices), len(indices)
-
-
-def _defined(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no nan: what is undefined is null."""
-    return {
-        key: None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in values.items()
-    }
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

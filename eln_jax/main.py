@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         "--workdir",
         required=True,
         type=Path,
-        help="folder for checkpoints, metrics.jsonl, pictures and summary.json; made if absent",
+        help="folder for checkpoints, metrics.jsonl, pictures and report.html; made if absent",
     )
     flags = parser.parse_args(rest)
     config = configuration.load(flags.config, overrides)

@@ -73,6 +73,9 @@ def test_evaluation_gives_the_figures_of_the_training(run, tmp_path, capsys):
     assert sorted(row["id"] for row in rows) == [f"scene_{n}" for n in range(1000000, 1000004)]
     assert [row["mean_iou"] for row in rows] == sorted(row["mean_iou"] for row in rows)
     assert "Finding the wrong pixels" in capsys.readouterr().out
+    report = (tmp_path / "report.html").read_text()
+    assert f"<b>{100 * found['mean_iou']:.1f} <small>%" in report
+    assert "scene_1000000" in report
 
 
 def test_an_earlier_checkpoint_and_the_student_can_be_evaluated(run, tmp_path):

@@ -12,12 +12,12 @@ from rich.table import Table
 from eln_jax.evaluation import metrics
 from eln_jax.evaluation.boundary import boundary_f_scores
 from eln_jax.evaluation.detection import accuracy_at_coverage, expected_calibration_error
+from eln_jax.evaluation.findings import Collector
 from eln_jax.evaluation.inference import Predictor
-from eln_jax.evaluation.maps import PixelMaps
 from eln_jax.evaluation.scoring import EvaluationResult, Gate, evaluate
 
 _COVERAGES = (90, 80, 70, 50)  # percent
-_DETECTORS = {
+DETECTORS = {
     "eln": "ELN",
     "max_prob": "maximum probability",
     "entropy": "entropy",
@@ -35,15 +35,13 @@ class Assessment:
         class_names: one a class.
         result: the counts of all images.
         figures: by metric key; nan where one is undefined.
-        images: a row an image: "id", "mean_iou" over the classes in label or prediction,
-            "pixel_accuracy", "boundary_f_score", "wrong" (share of wrong pixels) and, with an ELN,
-            "predicted_wrong" (mean of its P(wrong)).
+        collector: the images' rows, with "boundary_f_score", and small pictures.
     """
 
     class_names: tuple[str, ...]
     result: EvaluationResult
     figures: dict[str, float]
-    images: list[dict[str, Any]]
+    collector: Collector
 
 
 def assess(
@@ -56,11 +54,12 @@ def assess(
     progress: Callable[[int], None] | None = None,
 ) -> Assessment:
     """Judges a model on labelled images; arguments and errors as of `scoring.evaluate`."""
-    images, boundaries = [], []
+    collector, boundaries = Collector(ignore_label), []
 
     def on_image(example, maps, label, result):
         boundaries.append(boundary_f_scores(label, maps.prediction, len(class_names), ignore_label))
-        images.append(_image_row(example["id"], maps, label, ignore_label, result, boundaries[-1]))
+        collector.add(example, maps, label, result)
+        collector.images[-1]["boundary_f_score"] = metrics.mean_of_defined(boundaries[-1])
 
     result = evaluate(
         predictor,
@@ -80,31 +79,7 @@ def assess(
         }
         if name in _PROBABILITIES:
             figures[f"{name}/calibration_error"] = expected_calibration_error(histogram)
-    return Assessment(tuple(class_names), result, figures, images)
-
-
-def _image_row(
-    image_id: str,
-    maps: PixelMaps,
-    label: np.ndarray,
-    ignore_label: int,
-    result: EvaluationResult,
-    boundary: np.ndarray,
-) -> dict[str, Any]:
-    accuracy = metrics.pixel_accuracy(result.confusion)
-    row = {
-        "id": image_id,
-        "mean_iou": metrics.mean_iou(result.confusion),
-        "pixel_accuracy": accuracy,
-        "boundary_f_score": metrics.mean_of_defined(boundary),
-        "wrong": 1.0 - accuracy,
-    }
-    inside = label != ignore_label
-    if maps.p_right is not None:
-        row["predicted_wrong"] = (
-            float(1.0 - maps.p_right[inside].mean()) if inside.any() else math.nan
-        )
-    return row
+    return Assessment(tuple(class_names), result, figures, collector)
 
 
 def _boundary_figures(each: Sequence[np.ndarray], class_names: Sequence[str]) -> dict[str, float]:
@@ -148,9 +123,9 @@ def detection_table(assessment: Assessment) -> Table:
     }
     table = Table(title="Finding the wrong pixels, %", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("")
-    detectors = [name for name in _DETECTORS if name in assessment.result.histograms]
+    detectors = [name for name in DETECTORS if name in assessment.result.histograms]
     for name in detectors:
-        table.add_column(_DETECTORS[name], justify="right")
+        table.add_column(DETECTORS[name], justify="right")
     for key, title in rows.items():
         values = (assessment.figures.get(f"{name}/{key}", math.nan) for name in detectors)
         table.add_row(title, *map(percent, values))

@@ -102,9 +102,9 @@ def _plot(
     _style(axes, title)
     _shade_phases(axes, all_rows)
     drawn = [
-        _line(axes, *series, label=label, color=color, percent=percent)
+        _line(axes, *points, label=label, color=color, percent=percent)
         for key, (label, color) in lines.items()
-        if (series := _series(rows, key))[0].size
+        if (points := series(rows, key))[0].size
     ]
     if not drawn:
         axes.text(
@@ -127,7 +127,8 @@ def _plot(
     )
 
 
-def _series(rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
+def series(rows: Sequence[Row], key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns steps and values, float64 [points], of the rows in which a figure is defined."""
     points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
     steps, values = np.array(points, np.float64).reshape(-1, 2).T
     return steps, values
@@ -139,7 +140,7 @@ def _line(
     values = 100 * values if percent else values
     if len(values) > 60:  # the raw values pale, their running mean on top
         axes.plot(steps, values, color=color, alpha=0.22, linewidth=0.8)
-        axes.plot(steps, _running_mean(values), color=color, linewidth=1.8, label=label)
+        axes.plot(steps, running_mean(values), color=color, linewidth=1.8, label=label)
     else:
         marker = "o" if len(values) <= 30 else ""
         axes.plot(
@@ -148,7 +149,7 @@ def _line(
     return values
 
 
-def _running_mean(values: np.ndarray) -> np.ndarray:
+def running_mean(values: np.ndarray) -> np.ndarray:
     """Centred mean over about a thirtieth of the points, over fewer near the ends."""
     half = max(1, len(values) // 60)
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -183,11 +184,9 @@ def _shade_phases(axes: Axes, rows: Sequence[Row]) -> None:
 
     A phase too short for its name has none.
     """
-    ends: dict[str, int] = {}
-    for row in rows:
-        ends[row["phase"]] = max(row["step"], ends.get(row["phase"], 0))
-    start, total = 0, max(ends.values(), default=0)
-    for phase, end in sorted(ends.items(), key=lambda item: item[1]):
+    spans = phase_spans(rows)
+    total = spans[-1][2] if spans else 0
+    for phase, start, end in spans:
         axes.axvspan(start, end, color=PHASE_SHADES[phase], linewidth=0, zorder=0)
         name = PHASE_NAMES[phase]
         if end - start > 0.013 * len(name) * total:
@@ -201,6 +200,17 @@ def _shade_phases(axes: Axes, rows: Sequence[Row]) -> None:
                 color=FAINT,
                 size=8.5,
             )
+    if total > 0:
+        axes.set_xlim(0, total * 1.01)
+
+
+def phase_spans(rows: Sequence[Row]) -> list[tuple[str, int, int]]:
+    """Returns (phase, start, end) in steps: from the end of the one before to its own last row."""
+    ends: dict[str, int] = {}
+    for row in rows:
+        ends[row["phase"]] = max(row["step"], ends.get(row["phase"], 0))
+    spans, start = [], 0
+    for phase, end in sorted(ends.items(), key=lambda item: item[1]):
+        spans.append((phase, start, end))
         start = end
-    if start > 0:
-        axes.set_xlim(0, start * 1.01)
+    return spans

@@ -7,6 +7,7 @@ from typing import Any
 
 from eln_jax.training import loop, summary
 from eln_jax.training.logging import Progress, iou_table, print_table
+from eln_jax.training.reporting import SUPERVISED_ONLY, report_or_reason, write_run_report
 
 
 def train_all(config: Any, config_json: str, workdir: Path) -> int:
@@ -30,13 +31,13 @@ def train_all(config: Any, config_json: str, workdir: Path) -> int:
         if config.compare_supervised:
             display.message("Now with the labelled images alone, for the same number of steps.")
             alone, alone_json = supervised_only(config, config_json)
-            outcome = loop.train_and_evaluate(
-                alone, alone_json, workdir / "supervised_only", display
-            )
+            outcome = loop.train_and_evaluate(alone, alone_json, workdir / SUPERVISED_ONLY, display)
             if outcome.summary is None:
                 return outcome.exit_code
             runs = {"supervised only": outcome.summary} | runs
     _show(runs, workdir)
+    report = report_or_reason(lambda: write_run_report(workdir, config, config_json))
+    print(f"  report    {report}")
     return 0
 
 

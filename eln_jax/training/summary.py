@@ -12,6 +12,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from eln_jax import __version__
 from eln_jax.evaluation.curves import read_metrics, write_curves
 from eln_jax.training.assembly import Parts
 from eln_jax.training.bookkeeping import Bookkeeping
@@ -42,6 +43,7 @@ def write(books: Bookkeeping, parts: Parts, workdir: Path) -> dict[str, Any]:
         "seconds": books.seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "devices": [device.device_kind for device in parts.mesh.devices.flat],
+        "eln_jax": __version__,
         "jax": jax.__version__,
         "python": sys.version.split()[0],
     }

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from eln_jax.data.pipeline import read_examples
+from eln_jax.evaluation.findings import Collector, header
 from eln_jax.evaluation.inference import Predictor
 from eln_jax.evaluation.panels import draw_panels, make_palette, panel_row
 from eln_jax.evaluation.scoring import evaluate, make_gate
@@ -16,6 +17,8 @@ from eln_jax.training.assembly import Parts
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.logging import MetricsLogger, Progress
 from eln_jax.training.sharding import round_up, split
+
+LAST_EVALUATION = "last_evaluation"  # folder in the workdir, of the run's last evaluation
 
 
 def validate(
@@ -36,7 +39,7 @@ def validate(
         parts: of the run.
         state: to be judged.
         phase: the phase that the state has reached.
-        workdir: pictures go to its `panels` folder.
+        workdir: pictures go to its `panels` folder, the last evaluation to `last_evaluation`.
         logger: pictures go to TensorBoard as well.
         stop: polled; an evaluation that is stopped is given up.
         display: where progress is shown.
@@ -51,8 +54,12 @@ def validate(
     if with_eln:
         gate = make_gate(config.method.gate, config.method.gate_threshold)
     figures = {}
+    step = int(state.step)
+    # Of the run's last evaluation more is kept than figures, for the report.
+    is_last = step == sum(config.steps.values())
     for name in ("student", "teacher") if judged == "teacher" else ("student",):
         predictor = make_predictor(parts, state, name, with_eln=with_eln and name == judged)
+        collector = Collector(config.data.ignore_label) if is_last and name == judged else None
         result = evaluate(
             predictor,
             validation_examples(parts),
@@ -61,6 +68,7 @@ def validate(
             gate if name == judged else None,
             should_stop=lambda: stop.requested,
             progress=lambda done, name=name: display.status(f"evaluating the {name}: {done}"),
+            on_image=None if collector is None else collector.add,
         )
         if result is None:
             return None
@@ -68,6 +76,20 @@ def validate(
         figures |= {f"{name}/{key}": value for key, value in segmentation.items()}
         if name == judged:
             figures |= result.detection_figures() | result.pseudo_label_figures()
+        if collector is not None:
+            names = data.train.class_names
+            head = header(
+                predictor,
+                network=name,
+                step=step,
+                split="val",
+                images=result.num_images,
+                class_names=names,
+            )
+            try:
+                collector.write(workdir / LAST_EVALUATION, head, result.figures(names), result)
+            except OSError as error:  # a full disk must not cost the figures
+                display.message(f"The images' results are not kept for the report: {error}.")
     _draw(parts, state, judged, predictor, workdir, logger)
     return {k: None if np.isnan(v) else v for k, v in figures.items()}
 

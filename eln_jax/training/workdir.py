@@ -5,6 +5,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from eln_jax.errors import UserError
 
@@ -74,13 +75,18 @@ def _keep_config(workdir: Path, config_json: str) -> None:
     temporary.replace(kept)
 
 
-def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+def differences(old: dict, new: dict) -> list[str]:
     """Lists "field: old -> new" for every field in which two configurations differ."""
+    return [f"{name}: {a} -> {b}" for name, a, b in changed_fields(old, new)]
+
+
+def changed_fields(old: dict, new: dict, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Lists (field, old, new) for every field in which two configurations differ."""
     rows = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            rows += differences(a, b, f"{prefix}{key}.")
+            rows += changed_fields(a, b, f"{prefix}{key}.")
         elif a != b:
-            rows.append(f"{prefix}{key}: {a} -> {b}")
+            rows.append((f"{prefix}{key}", a, b))
     return rows

@@ -63,7 +63,7 @@ def test_a_line_is_drawn_in_its_plot_only(tmp_path):
 
 def test_running_mean_keeps_a_straight_line_and_its_ends():
     line = np.linspace(0, 1, 600)
-    smooth = curves._running_mean(line)
+    smooth = curves.running_mean(line)
     np.testing.assert_allclose(smooth[20:-20], line[20:-20], atol=1e-12)
     assert abs(smooth[0] - line[0]) < 0.02
 

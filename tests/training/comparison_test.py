@@ -53,14 +53,31 @@ def test_warped_evaluation_gives_figures(compared):
 def test_started_again_it_shows_the_results_without_training(compared, capsys):
     logs = [compared / "metrics.jsonl", compared / "supervised_only" / "metrics.jsonl"]
     before = [path.read_text() for path in logs]
+    (compared / "report.html").unlink()
     capsys.readouterr()
     assert train(compared) == 0
     assert [path.read_text() for path in logs] == before
     shown = capsys.readouterr().out
     for words in ("supervised only", "semi-supervised", "AUROC", "summary.json", "panels"):
         assert words in shown
+    report = (compared / "report.html").read_text()
     for run in (compared, compared / "supervised_only"):
-        assert f"{100 * summary(run)['last']['student/mean_iou']:.1f}" in shown
+        figure = f"{100 * summary(run)['last']['student/mean_iou']:.1f}"
+        assert figure in shown
+        assert f"<b>{figure} <small>%" in report
+    for words in ("Losses", "IoU of each class", "Confusion", "supervised only", "steps.eln"):
+        assert words in report
+
+
+def test_a_report_that_cannot_be_written_costs_nothing(compared, capsys):
+    report = compared / "report.html"
+    report.unlink(missing_ok=True)
+    report.mkdir()
+    capsys.readouterr()
+    assert train(compared) == 0
+    report.rmdir()
+    assert "not written (IsADirectoryError" in capsys.readouterr().out
+    assert summary(compared)["last"]["step"] == 9
 
 
 def losses(folder, name="supervised_loss"):

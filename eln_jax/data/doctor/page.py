@@ -1,6 +1,5 @@
 """The report of an examination as one page that needs nothing beside itself."""
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,42 +13,13 @@ from eln_jax.data.doctor.report import Report
 from eln_jax.data.labels import color_text
 from eln_jax.data.partitions import Partition
 from eln_jax.data.sources import FileSource, Source
+from eln_jax.html_page import escape, figure, make_document, swatch, table
 
 # Pictures of each kind of fault, and of each part; further faults are lines of text.
 _PICTURES = 12
 _SAMPLES = 6
 # Lists up to this long are shown without a click.
 _OPEN = 12
-
-_STYLE = """
-:root{color-scheme:light dark;--ink:#22242a;--faint:#6c707b;--paper:#fff;--card:#f5f6f8;
---line:#dfe1e6;--error:#c22f2f;--warning:#9a6200;--note:#3a6ea5;--good:#2c7a3f}
-@media(prefers-color-scheme:dark){:root{--ink:#e8e9ec;--faint:#9a9eaa;--paper:#17181c;
---card:#212329;--line:#363941;--error:#ff8078;--warning:#f0b14a;--note:#84b6ea;--good:#7fd394}}
-*{box-sizing:border-box}
-body{font:16px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0 auto;
-padding:16px;max-width:1100px;overflow-wrap:anywhere}
-h1{font-size:1.5rem;margin:.2em 0}h2{font-size:1.2rem;margin:1.8em 0 .5em}
-h3{font-size:1rem;margin:0 0 .3em}p{margin:.3em 0}.faint{color:var(--faint);font-size:.85rem}
-.verdict{font-size:1.1rem;font-weight:600}
-.error{--tone:var(--error)}.warning{--tone:var(--warning)}.note{--tone:var(--note)}
-.good{--tone:var(--good)}.tone{color:var(--tone)}
-article{background:var(--card);border-left:4px solid var(--tone);border-radius:6px;
-padding:12px;margin:12px 0}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
-th,td{text-align:right;padding:4px 6px;border-bottom:1px solid var(--line);white-space:nowrap;
-font-variant-numeric:tabular-nums}
-th:first-child,td:first-child{text-align:left}table{overflow-wrap:normal}
-.swatch{display:inline-block;width:.8em;height:.8em;border-radius:3px;margin-right:.5em;
-border:1px solid var(--line)}
-td i{display:block;height:.4em;border-radius:2px;min-width:2px;margin-left:auto;
-outline:1px solid var(--line)}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,230px),1fr));gap:12px;
-margin-top:8px}
-figure{margin:0}figure img{width:100%;max-height:190px;object-fit:contain;object-position:left;
-border-radius:4px;display:block}figcaption{font-size:.82rem;margin-top:3px}
-ul{padding-left:1.1em;margin:.4em 0;font-size:.88rem}summary{cursor:pointer;padding:.3em 0}
-"""
 
 
 def make_page(
@@ -87,12 +57,7 @@ def make_page(
             _classes(report.classes, train.class_names, palette),
             _samples(work, palette, root),
         ]
-    body = "\n".join(sections)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n<body>{body}</body></html>\n"
-    )
+    return make_document(title, sections)
 
 
 class _Pictures:
@@ -115,34 +80,23 @@ class _Pictures:
         return thumbnail(source, index, with_mask=with_mask, palette=self._palette)
 
 
-def _text(text: object) -> str:
-    """Escapes text; a file's name may hold bytes that are no text at all."""
-    return html.escape(str(text).encode(errors="replace").decode())
-
-
 def _file(file: str, root: str) -> str:
-    return f'<span title="{_text(file)}">{_text(shorten(file, root))}</span>'
+    return f'<span title="{escape(file)}">{escape(shorten(file, root))}</span>'
 
 
 def _head(report: Report, title: str, root: str) -> str:
     tones = [s for s in SEVERITIES if report.counts[f"{s}s"]]
     words = report.count_words(tones) or "nothing wrong"
     return (
-        f'<h1>{_text(title)}</h1><p class="verdict tone {tones[0] if tones else "good"}">'
-        f'{words}</p><p class="faint">{_text(root)}</p>'
+        f'<h1>{escape(title)}</h1><p class="verdict tone {tones[0] if tones else "good"}">'
+        f'{words}</p><p class="faint">{escape(root)}</p>'
     )
 
 
 def _parts(report: Report) -> str:
-    rows = [[_text(cell) for cell in row] for row in report.part_rows()]
+    rows = [[escape(cell) for cell in row] for row in report.part_rows()]
     words = '<p class="faint">Width and height in pixels: smallest/median/largest.</p>'
-    return f"<h2>Images</h2>{words}{_table(('part', 'images', 'width', 'height'), rows)}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{_text(head)}</th>" for head in heads)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{top}</tr>{body}</table></div>'
+    return f"<h2>Images</h2>{words}{table(('part', 'images', 'width', 'height'), rows)}"
 
 
 def _faults(faults: Sequence[Fault], pictures: _Pictures, root: str) -> str:
@@ -152,10 +106,10 @@ def _faults(faults: Sequence[Fault], pictures: _Pictures, root: str) -> str:
         figures, lines = [], []
         for number, fault in enumerate(group):
             drawn = pictures.draw(fault.file) if number < _PICTURES else None
-            detail = _text(shorten(fault.detail, root))
+            detail = escape(shorten(fault.detail, root))
             words = f"{_file(fault.file, root)}<br>{detail}"
             if drawn:
-                figures.append(_figure(drawn, words))
+                figures.append(figure(drawn, words))
             else:
                 lines.append(f"<li>{words}</li>")
         grid = f'<div class="grid">{"".join(figures)}</div>' if figures else ""
@@ -163,17 +117,11 @@ def _faults(faults: Sequence[Fault], pictures: _Pictures, root: str) -> str:
         if len(lines) > _OPEN:
             rest = f"<details><summary>{len(lines)} more</summary>{rest}</details>"
         articles.append(
-            f'<article class="{severity}"><h3><span class="tone">{severity}</span>: {_text(kind)} '
-            f"({len(group)})</h3><p>What to do: {_text(group[0].remedy)}.</p>{grid}{rest}</article>"
+            f'<article class="{severity}"><h3><span class="tone">{severity}</span>: {escape(kind)} '
+            f"({len(group)})</h3><p>What to do: {escape(group[0].remedy)}.</p>{grid}{rest}"
+            "</article>"
         )
     return "<h2>What was found</h2>" + ("".join(articles) or "<p>Nothing wrong.</p>")
-
-
-def _figure(picture: str, caption: str) -> str:
-    return (
-        f'<figure><img loading="lazy" alt="" src="{picture}"><figcaption>{caption}</figcaption>'
-        "</figure>"
-    )
 
 
 def _classes(classes: Mapping[str, Any], names: Sequence[str], palette: np.ndarray) -> str:
@@ -182,16 +130,16 @@ def _classes(classes: Mapping[str, Any], names: Sequence[str], palette: np.ndarr
     rows = []
     for name, color in [*zip(names, palette, strict=False), ("void", VOID_COLOR)]:
         tone = color_text(color)
-        row = [f'<span class="swatch" style="background:{tone}"></span>{_text(name)}']
+        row = [f"{swatch(tone)}{escape(name)}"]
         for part in ("labeled", "val"):
             share, times = classes[part][name], classes["images"][part][name]
             bar = f'<i style="width:{100 * share / largest:.1f}%;background:{tone}"></i>'
             row += [f"{100 * share:.2f} %{bar}", str(times)] if times else ["–", "–"]
         rows.append(row)
     absent = ", ".join(classes["never_labeled"])
-    told = f"<p>Never in a labelled mask: {_text(absent)}.</p>" if absent else ""
+    told = f"<p>Never in a labelled mask: {escape(absent)}.</p>" if absent else ""
     words = '<p class="faint">Share of the pixels, and the number of masks with the class.</p>'
-    return f"<h2>Classes</h2>{words}{told}{_table(heads, rows)}"
+    return f"<h2>Classes</h2>{words}{told}{table(heads, rows)}"
 
 
 def _samples(work: Sequence[tuple[str, Source, int]], palette: np.ndarray, root: str) -> str:
@@ -205,7 +153,7 @@ def _samples(work: Sequence[tuple[str, Source, int]], palette: np.ndarray, root:
             with_mask = part != "unlabeled" and source.has_label(index)
             drawn = thumbnail(source, index, with_mask=with_mask, palette=palette)
             if drawn:
-                figures.append(_figure(drawn, _file(source.location(index), root)))
+                figures.append(figure(drawn, _file(source.location(index), root)))
         if figures:
             grid = f'<div class="grid">{"".join(figures)}</div>'
             sections.append(f"<h2>Some {PART_NAMES[part]} images</h2>{grid}")

@@ -1,8 +1,6 @@
 """Small pictures of images and their masks, as text that a page can hold."""
 
-import base64
 from collections.abc import Iterable
-from io import BytesIO
 
 import numpy as np
 from PIL import Image
@@ -11,6 +9,7 @@ from eln_jax.data.decoding import decode_mask, image_geometry, match_orientation
 from eln_jax.data.doctor.masks import known_labels
 from eln_jax.data.sources import FileSource, Source
 from eln_jax.errors import UserError
+from eln_jax.html_page import data_url
 
 VOID_COLOR, UNKNOWN_COLOR = (224, 224, 224), (255, 0, 255)
 _BOX = (240, 180)  # width, height that a picture fits into: sharp enough on a phone
@@ -80,6 +79,4 @@ def _encode(pictures: Iterable[Image.Image]) -> str:
     for picture in pictures:
         canvas.paste(picture, (left, 0))
         left += picture.width + _GAP
-    file = BytesIO()
-    canvas.save(file, "JPEG", quality=80, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_url(canvas)
