@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from eln_jax import command_line, configuration
-from eln_jax.errors import UserError
 
 DESCRIPTION = """\
 Predicts the images of a split that have a mask, at their original size, and says how good the
@@ -61,28 +60,30 @@ def main(argv: Sequence[str]) -> int:
     views = command_line.read_views(flags, config.crop_size)
 
     # Imports jax: after the flags have been understood.
+    from eln_jax.data.pipeline import read_examples
     from eln_jax.data.progress import Progress
     from eln_jax.evaluation import findings
     from eln_jax.evaluation.assessment import assess, class_table, detection_table
     from eln_jax.evaluation.maps import Views
     from eln_jax.evaluation.scoring import make_gate
     from eln_jax.training.logging import duration, print_table
+    from eln_jax.training.opening import with_masks
     from eln_jax.training.reporting import report_or_reason, write_evaluation_report
     from eln_jax.training.trained_model import open_model
 
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
-    examples, count = _examples(config, flags.split)
+    source, indices = with_masks(config.data, flags.split)
     predictor = model.predictor(
         config.eval.batch_size, views=Views(**views), warp=config.eval.protocol == "warp"
     )
     gate = make_gate(config.method.gate, config.method.gate_threshold) if model.has_eln else None
-    print(f"Evaluating the {model.description}, on {count} images ({flags.split}).")
+    print(f"Evaluating the {model.description}, on {len(indices)} images ({flags.split}).")
     started = time.monotonic()
     with Progress(duration) as progress:
-        progress.start("Evaluation", count, "images")
+        progress.start("Evaluation", len(indices), "images")
         assessment = assess(
             predictor,
-            examples,
+            read_examples(source, indices),
             model.class_names,
             config.data.ignore_label,
             gate,
@@ -96,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
         network=model.name,
         step=model.step,
         split=flags.split,
-        images=count,
+        images=len(indices),
         class_names=model.class_names,
     )
     assessment.collector.write(output, head, assessment.figures, assessment.result)
@@ -109,20 +110,6 @@ def main(argv: Sequence[str]) -> int:
     )
     print(f"Report: {report}")
     return 0
-
-
-def _examples(config: Any, split: str) -> tuple[Any, int]:
-    """The examples of a split that have a label, and how many there are."""
-    from eln_jax.data.pipeline import read_examples
-    from eln_jax.training.opening import choose_partition, open_sources
-
-    train, val = open_sources(config.data)
-    partition = choose_partition(config.data, train, val)
-    source = val if split == "val" else train
-    indices = [i for i in getattr(partition, split) if source.has_label(i)]
-    if not indices:
-        raise UserError(f"None of the {split} images has a mask: there is nothing to compare with.")
-    return read_examples(source, indices), len(indices)
 
 
 if __name__ == "__main__":

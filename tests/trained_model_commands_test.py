@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eln_jax import evaluate, export, main, predict
+from eln_jax import evaluate, export, main, predict, review_labels
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.errors import UserError
+from eln_jax.evaluation import label_review
 from tests.tiny import QUICKSTART, tiny_overrides
 
 FIELDS = tiny_overrides(eval__every="3", checkpoint__every="3", checkpoint__keep="3")
@@ -125,6 +126,40 @@ def test_the_images_to_label_next_are_listed_the_worst_first(run, scenes, tmp_pa
     assert [line[-1] for line in listed] == [row["id"] for row in worst]
 
 
+def test_masks_are_reviewed_and_planted_errors_told(run, tmp_path, capsys, monkeypatch):
+    # A network of nine steps doubts nothing for sure.
+    monkeypatch.setattr(label_review, "_LOG_PRIOR", 0.0)
+    arguments = [f"--model={run}", f"--output={tmp_path}", "--top=3"]
+    assert review_labels.main(arguments) == 0
+    plain = json.loads((tmp_path / "review.json").read_text())
+    assert plain["split"] == "val"
+    assert plain["planted"] is None
+    scores = [region["score"] for region in plain["regions"]]
+    assert 1 <= len(scores) <= 3
+    assert scores == sorted(scores, reverse=True)
+    for region in plain["regions"]:
+        left, top, right, bottom = region["box"]
+        assert 0 <= left < right <= 48
+        assert 0 <= top < bottom <= 40
+        assert region["score"] <= region["pixels"] <= (right - left) * (bottom - top)
+        assert "planted" not in region
+    total = sum(image["score"] for image in plain["images"])
+    assert len(plain["images"]) == 4
+    assert total >= sum(scores)
+    page = (tmp_path / "review.html").read_text()
+    assert page.count("<article") == page.count("<img") == len(scores)
+    assert "http" not in page
+    assert plain["regions"][0]["id"] in capsys.readouterr().out
+
+    assert review_labels.main([*arguments, "--plant=0.5", "--split=unlabeled", "--flip"]) == 0
+    planted = json.loads((tmp_path / "review.json").read_text())
+    assert planted["planted"]["images"] == 8
+    assert planted["planted"]["planted_images"] <= 4
+    assert 0 <= planted["planted"]["image_auroc"] <= 1
+    assert all(type(region["planted"]) is bool for region in planted["regions"])
+    assert "Errors were planted in" in capsys.readouterr().out
+
+
 RUN_ALONE = """
 import sys
 import jax, numpy as np
@@ -219,6 +254,10 @@ def test_several_views_change_the_prediction_and_one_does_not(run, tmp_path):
         (predict, ["--model={run}", "--input=nowhere", "--output=o"], "no such file or folder"),
         (predict, ["--model={run}", "--input={run}/checkpoints", "--output=o"], "no image"),
         (predict, ["--model={run}", "--input=x"], "--output"),
+        (review_labels, ["--model={run}"], "--output"),
+        (review_labels, ["--model={run}", "--output=o", "--top=0"], "--top=0"),
+        (review_labels, ["--model={run}", "--output=o", "--plant=1"], "--plant=1"),
+        (review_labels, ["--model={run}", "--output=o", "--seed=-1"], "--seed=-1"),
     ],
 )
 def test_mistakes_are_one_sentence(run, command, arguments, words):
@@ -247,10 +286,11 @@ def test_a_run_under_way_is_only_read(run, tmp_path):
 
     before = state()
     evaluate.main([f"--model={run}", f"--output={tmp_path}"])
+    review_labels.main([f"--model={run}", f"--output={tmp_path}"])
     assert state() == before
 
 
-@pytest.mark.parametrize("name", ["evaluate", "export", "predict"])
+@pytest.mark.parametrize("name", ["evaluate", "export", "predict", "review_labels"])
 def test_help_teaches_without_importing_jax(name):
     code = (
         f"import sys, eln_jax.{name} as door\n"

@@ -7,7 +7,7 @@ the padding is cut off on the host.
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ _WINDOW = 4
 class _Job:
     example: Mapping[str, Any]
     padded: np.ndarray
+    padded_label: np.ndarray | None
     size: tuple[int, int]
     batch: Any = None  # PixelMaps of the whole batch, maybe still being computed
     row: int = 0
@@ -56,6 +57,7 @@ class Predictor:
             being padded, as the official code evaluates VOC. None: original size.
         sharding: how a batch is split over devices; None: on the default device.
         views: scales, mirror image and windows whose predictions are averaged.
+        doubt_labels: examples have a "label", and the maps `label_doubt`.
     """
 
     network: Network
@@ -67,6 +69,7 @@ class Predictor:
     warp_size: tuple[int, int] | None = None
     sharding: jax.sharding.Sharding | None = None
     views: Views = SINGLE_VIEW
+    doubt_labels: bool = False
 
     def predict(self, image: np.ndarray) -> PixelMaps:
         """Predicts one image, uint8 [height, width, 3]: NumPy maps [height, width]."""
@@ -106,14 +109,18 @@ class Predictor:
 
     def _prepare(self, example: Mapping[str, Any]) -> _Job:
         image = example["image"]
+        label = example["label"] if self.doubt_labels else None
         if self.warp_size is not None:
-            return _Job(example, self.warp_image(image), self.warp_size)
+            warped = None if label is None else self.warp_label(label)
+            return _Job(example, self.warp_image(image), warped, self.warp_size)
         height, width = image.shape[:2]
         rows, columns = (self._padded(side) for side in image.shape[:2])
         padded = np.empty((rows, columns, 3), np.uint8)
         padded[:height, :width] = image
         padded[height:] = padded[:height, width:] = np.asarray(self.fill, np.uint8)
-        return _Job(example, padded, (height, width))
+        if label is not None:  # the padding's labels are cut off with it, whatever they are
+            label = np.pad(label, ((0, rows - height), (0, columns - width)))
+        return _Job(example, padded, label, (height, width))
 
     def _padded(self, side: int) -> int:
         whole = -(-(side - self.pad_offset) // self.pad_multiple)
@@ -121,14 +128,17 @@ class Predictor:
 
     def _dispatch(self, jobs: list[_Job]) -> PixelMaps:
         """Starts the computation of a batch without waiting for it."""
-        images = [job.padded for job in jobs]
-        images += images[-1:] * (self.batch_size - len(images))
-        batch = np.stack(images)
-        device_batch = batch if self.sharding is None else jax.device_put(batch, self.sharding)
-        maps = pixel_maps(self.network, self.variables, device_batch, self.views, self.pad_offset)
+        filled = jobs + jobs[-1:] * (self.batch_size - len(jobs))
+        image = self._put([job.padded for job in filled])
+        label = self._put([job.padded_label for job in filled]) if self.doubt_labels else None
+        maps = pixel_maps(self.network, self.variables, image, self.views, self.pad_offset, label)
         for row, job in enumerate(jobs):
             job.batch, job.row = maps, row
         return maps
+
+    def _put(self, arrays: Sequence[Any]) -> Any:
+        batch = np.stack(arrays)
+        return batch if self.sharding is None else jax.device_put(batch, self.sharding)
 
     def warp_image(self, image: np.ndarray) -> np.ndarray:
         """Warps an image as the network sees it; unchanged without `warp_size`."""

@@ -1,7 +1,7 @@
 """From a network's outputs to maps of what is known about each pixel, on the accelerator.
 
 One compiled program runs the network on a batch as often as the test-time views ask, brings what it
-says to full size, averages, and reduces the classes to five maps.
+says to full size, averages, and reduces the classes to a few maps.
 """
 
 from collections.abc import Callable
@@ -30,6 +30,8 @@ class PixelMaps(NamedTuple):
         entropy: float32 in [0, 1], of the class probabilities, divided by log(num_classes).
         margin: float32 in [0, 1], the highest probability minus the second.
         p_right: float32 in [0, 1], the ELN's probability that `prediction` is right, or None.
+        label_doubt: float32, 0 or more: log of `max_prob` over the probability of the class that a
+            given label map says, 0 where that says none; None without a label map.
     """
 
     prediction: Any
@@ -37,6 +39,7 @@ class PixelMaps(NamedTuple):
     entropy: Any
     margin: Any
     p_right: Any
+    label_doubt: Any = None
 
     def scores(self) -> dict[str, np.ndarray]:
         """What each error detector says: in [0, 1], higher where a pixel is more likely right."""
@@ -77,6 +80,7 @@ def pixel_maps(
     image: jax.Array,
     views: Views = SINGLE_VIEW,
     offset: int = 0,
+    label: jax.Array | None = None,
 ) -> PixelMaps:
     """Predicts a batch.
 
@@ -86,6 +90,7 @@ def pixel_maps(
         image: uint8 [batch, height, width, 3], sides that the network can take.
         views: looks to average. The ELN judges the prediction of each look; its map is the mean.
         offset: sides of scaled images are multiples of 8, plus this.
+        label: uint8 [batch, height, width], to be doubted; what is no class is not.
 
     Returns:
         Maps [batch, height, width].
@@ -99,7 +104,7 @@ def pixel_maps(
     positions = [_positions(scaled, views) for scaled, _ in looks]
     if len(looks) == 1 and positions == [None]:  # one look: its logits need no average
         planes, p_right = _look(network, variables, looks[0][0], size)
-        return reduce_logits(planes)._replace(p_right=p_right)
+        return reduce_logits(planes, label)._replace(p_right=p_right)
     found = []
     for (scaled, flipped), places in zip(looks, positions, strict=True):
         seen = scaled[:, :, ::-1] if flipped else scaled
@@ -111,7 +116,7 @@ def pixel_maps(
             look = jax.tree.map(lambda x: _resize_planes(x, size), look)
         found.append(jax.tree.map(lambda x: x[..., ::-1], look) if flipped else look)
     probability, p_right = jax.tree.map(lambda *x: sum(x) / len(x), *found)
-    return reduce_logits(jnp.log(probability))._replace(p_right=p_right)
+    return reduce_logits(jnp.log(probability), label)._replace(p_right=p_right)
 
 
 def _scaled(image: jax.Array, scale: float, offset: int) -> jax.Array:
@@ -216,7 +221,7 @@ def _resized_planes(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return resize_bilinear(planes, size).reshape(channels, batch, *size)
 
 
-def reduce_logits(planes: jax.Array) -> PixelMaps:
+def reduce_logits(planes: jax.Array, label: jax.Array | None = None) -> PixelMaps:
     """Reduces logits to maps, without the ELN's.
 
     Two scans over the classes: no array of probabilities is ever made, and neither the time to
@@ -225,6 +230,7 @@ def reduce_logits(planes: jax.Array) -> PixelMaps:
 
     Args:
         planes: [num_classes, ...] logits; at most 256 classes.
+        label: [...] class ids to be doubted; what is no class is not.
     """
     num_classes = planes.shape[0]
     planes = planes.astype(jnp.float32)
@@ -232,13 +238,13 @@ def reduce_logits(planes: jax.Array) -> PixelMaps:
     zero = jnp.zeros_like(planes[0])
 
     def highest_two(found, plane):
-        first, second, label, index = found
+        first, second, highest, index = found
         second = jnp.maximum(second, jnp.minimum(first, plane))
-        label = jnp.where(plane > first, index, label)
-        return (jnp.maximum(first, plane), second, label, index + jnp.uint8(1)), None
+        highest = jnp.where(plane > first, index, highest)
+        return (jnp.maximum(first, plane), second, highest, index + jnp.uint8(1)), None
 
     start = (lowest, lowest, zero.astype(jnp.uint8), jnp.uint8(0))
-    (first, second, label, _), _ = jax.lax.scan(highest_two, start, planes)
+    (first, second, prediction, _), _ = jax.lax.scan(highest_two, start, planes)
 
     def sums(found, plane):
         difference = plane - first
@@ -249,10 +255,16 @@ def reduce_logits(planes: jax.Array) -> PixelMaps:
 
     (total, weighted), _ = jax.lax.scan(sums, (zero, zero), planes)
     entropy = (jnp.log(total) - weighted / total) / np.log(max(num_classes, 2))
+    doubt = None
+    if label is not None:
+        label = label.astype(jnp.int32)
+        own = jnp.take_along_axis(planes, jnp.minimum(label, num_classes - 1)[None], 0)[0]
+        doubt = jnp.where(label < num_classes, first - own, 0.0)
     return PixelMaps(
-        prediction=label,
+        prediction=prediction,
         max_prob=1.0 / total,
         entropy=jnp.clip(entropy, 0.0, 1.0),
         margin=(1.0 - jnp.exp(second - first)) / total,
         p_right=None,
+        label_doubt=doubt,
     )

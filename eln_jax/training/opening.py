@@ -165,6 +165,25 @@ def choose_partition(
     return chosen
 
 
+def with_masks(data: Any, part: str) -> tuple[Source, list[int]]:
+    """Opens a part's source and lists those of its images that have a mask.
+
+    Args:
+        data: the `data` block of a configuration.
+        part: "labeled", "unlabeled" or "val".
+
+    Raises:
+        UserError: none has, or as for `open_sources` and `choose_partition`.
+    """
+    train, val = open_sources(data)
+    partition = choose_partition(data, train, val)
+    source = val if part == "val" else train
+    indices = [i for i in getattr(partition, part) if source.has_label(i)]
+    if not indices:
+        raise UserError(f"None of the {part} images has a mask: there is nothing to compare with.")
+    return source, indices
+
+
 def cut_size(config: Any) -> tuple[int, int] | None:
     """Returns height and width that are cut out of training images; None if they are warped.
 

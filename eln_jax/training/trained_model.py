@@ -70,6 +70,7 @@ class TrainedModel:
         *,
         views: Views = SINGLE_VIEW,
         warp: bool = False,
+        doubt_labels: bool = False,
     ) -> Predictor:
         """Makes what predicts images of any size, on all devices.
 
@@ -77,12 +78,14 @@ class TrainedModel:
             batch_size: images at a time; rounded up to a multiple of the number of devices.
             views: scales, mirror image and windows to average.
             warp: images are warped to the training's crop size, as the official code has it.
+            doubt_labels: examples bring a label map to be doubted; the ELN is left out.
         """
         mesh = sharding.make_mesh()
         networks = make_evaluation_networks(self.config, make_networks(self.config))
         crop_size = tuple(self.config.crop_size)
+        with_eln = self.has_eln and not doubt_labels
         return Predictor(
-            network=networks.network_with_eln if self.has_eln else networks.network,
+            network=networks.network_with_eln if with_eln else networks.network,
             variables=jax.device_put(self.variables, sharding.replicated(mesh)),
             batch_size=sharding.round_up(batch_size, mesh),
             pad_offset=crop_size[0] % 8,  # 0 or 1, as the network's maps were in training
@@ -90,6 +93,7 @@ class TrainedModel:
             warp_size=crop_size if warp else None,
             sharding=sharding.split(mesh),
             views=views,
+            doubt_labels=doubt_labels,
         )
 
 

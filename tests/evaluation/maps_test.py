@@ -8,6 +8,7 @@ from eln_jax.evaluation.maps import SINGLE_VIEW, Views, pixel_maps, reduce_logit
 
 WEIGHT = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32) / 40
 IMAGE = np.random.default_rng(1).integers(0, 256, (2, 32, 40, 3)).astype(np.uint8)
+LABEL = np.random.default_rng(2).choice([0, 1, 2, 3, 255], (2, 32, 40)).astype(np.uint8)
 
 
 def by_pixel(variables, image):
@@ -64,6 +65,14 @@ def test_logarithms_of_probabilities_may_be_reduced_even_of_zero():
     assert maps.prediction[0] == 1
 
 
+def test_a_label_is_doubted_by_the_odds_of_the_prediction_against_it():
+    probability = np.array([[0.7, 0.2, 0.1], [0.7, 0.2, 0.1], [0.1, 0.2, 0.7], [0.2, 0.2, 0.6]])
+    logits = jnp.asarray(np.log(probability).T)  # [classes, pixels]
+    maps = reduce_logits(logits, jnp.array([2, 0, 1, 255], np.uint8))
+    np.testing.assert_allclose(maps.label_doubt, np.log([7, 1, 3.5, 1]), rtol=1e-5, atol=1e-6)
+    assert reduce_logits(logits).label_doubt is None
+
+
 def test_the_first_of_equal_classes_wins():
     maps = reduce_logits(jnp.zeros((4, 2)))
     assert maps.prediction.tolist() == [0, 0]
@@ -118,9 +127,9 @@ def test_windows_are_blended_by_their_distance_to_the_border():
 )
 def test_windows_change_nothing_for_a_network_that_sees_single_pixels(window, overlap, flip):
     views = Views(window=window, overlap=overlap, flip=flip)
-    found = pixel_maps(by_pixel, WEIGHT, IMAGE, views)
-    for map_, expected in zip(found, pixel_maps(by_pixel, WEIGHT, IMAGE), strict=True):
-        np.testing.assert_allclose(map_, expected, atol=1e-5)
+    found = pixel_maps(by_pixel, WEIGHT, IMAGE, views, 0, LABEL)
+    for map_, expected in zip(found, pixel_maps(by_pixel, WEIGHT, IMAGE, label=LABEL), strict=True):
+        np.testing.assert_allclose(map_, expected, atol=1e-4)
 
 
 def test_one_window_over_the_image_is_the_whole_image():

@@ -34,12 +34,12 @@ def thumbnail(source: Source, index: int, *, with_mask: bool, palette: np.ndarra
             pictures.append(read(source, index, palette))
         except (UserError, OSError):
             continue  # which is why the page is read
-    return _encode(pictures) if pictures else None
+    return side_by_side(pictures) if pictures else None
 
 
 def _read_image(source: Source, index: int, palette: np.ndarray) -> Image.Image:
     del palette
-    return _fit(source.read_image(index), Image.Resampling.BOX)
+    return fit_picture(source.read_image(index), Image.Resampling.BOX)
 
 
 def _read_mask(source: Source, index: int, palette: np.ndarray) -> Image.Image:
@@ -59,18 +59,18 @@ def _read_mask(source: Source, index: int, palette: np.ndarray) -> Image.Image:
     table = np.full((256, 3), VOID_COLOR, np.uint8)
     table[: len(palette)] = palette
     colors = np.where(known[..., None], table[labels], np.array(UNKNOWN_COLOR, np.uint8))
-    return _fit(colors, Image.Resampling.NEAREST)
+    return fit_picture(colors, Image.Resampling.NEAREST)
 
 
-def _fit(pixels: np.ndarray, resampling: Image.Resampling) -> Image.Image:
-    """Scales a picture into the box; a tiny one grows, so that its pixels can be seen."""
+def fit_picture(pixels: np.ndarray, resampling: Image.Resampling) -> Image.Image:
+    """Scales pixels into the box of a picture; few of them grow, so that they can be seen."""
     image = Image.fromarray(pixels)
     scale = min(_BOX[0] / image.width, _BOX[1] / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.NEAREST if scale > 1 else resampling)
 
 
-def _encode(pictures: Iterable[Image.Image]) -> str:
+def side_by_side(pictures: Iterable[Image.Image]) -> str:
     """Lays pictures side by side and writes them as a data URL."""
     pictures = list(pictures)
     width = sum(picture.width for picture in pictures) + _GAP * (len(pictures) - 1)
