@@ -1,6 +1,7 @@
 """What the doors share: flags with `--config.field=value` overrides, and errors as one sentence."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,6 +84,17 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_distributed_flag(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag by which a process learns that it is one of several."""
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="this is one of several processes, each started by the same command, that share the "
+        "work; they find each other on TPU VMs, Slurm, Open MPI and GKE, elsewhere by "
+        "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID",
+    )
+
+
 def add_view_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say how often an image is looked at."""
     parser.add_argument(
@@ -142,4 +154,8 @@ def run(command: Callable[[Sequence[str]], int | None]) -> None:
     except KeyboardInterrupt:
         print("eln_jax: stopped by Ctrl-C.", file=sys.stderr)
         code = 130
+    if code and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        # An orderly end waits for the other processes, which wait for this one.
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)

@@ -1,5 +1,6 @@
 """Judges a trained model: `python -m eln_jax.evaluate --model=runs/quickstart`."""
 
+import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,18 +55,30 @@ def main(argv: Sequence[str]) -> int:
         help="validation, labelled or (where they have masks) unlabelled images (default: val)",
     )
     parser.add_argument("--output", type=Path, help="folder (default: MODEL/evaluation/SPLIT)")
+    command_line.add_distributed_flag(parser)
     flags = parser.parse_args(rest)
     path = flags.model / "config.json"
     config: Any = configuration.read_json(path, overrides, needs_data=True)
     views = command_line.read_views(flags, config.crop_size)
 
     # Imports jax: after the flags have been understood.
+    from eln_jax.training import processes
+
+    if flags.distributed:
+        processes.join()
+    with processes.only_the_first_speaks():
+        _evaluate(flags, config, views)
+    return 0
+
+
+def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> None:
     from eln_jax.data.pipeline import read_examples
     from eln_jax.data.progress import Progress
     from eln_jax.evaluation import findings
     from eln_jax.evaluation.assessment import assess, class_table, detection_table
     from eln_jax.evaluation.maps import Views
     from eln_jax.evaluation.scoring import make_gate
+    from eln_jax.training import processes
     from eln_jax.training.logging import duration, print_table
     from eln_jax.training.opening import with_masks
     from eln_jax.training.reporting import report_or_reason, write_evaluation_report
@@ -73,22 +86,28 @@ def main(argv: Sequence[str]) -> int:
 
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
     source, indices = with_masks(config.data, flags.split)
+    share = processes.share_of(indices)
     predictor = model.predictor(
         config.eval.batch_size, views=Views(**views), warp=config.eval.protocol == "warp"
     )
     gate = make_gate(config.method.gate, config.method.gate_threshold) if model.has_eln else None
     print(f"Evaluating the {model.description}, on {len(indices)} images ({flags.split}).")
+    if len(share) < len(indices):
+        print(f"This is one of several processes, with {len(share)} of the images.")
     started = time.monotonic()
     with Progress(duration) as progress:
-        progress.start("Evaluation", len(indices), "images")
+        progress.start("Evaluation", len(share), "images")
         assessment = assess(
             predictor,
-            read_examples(source, indices),
+            read_examples(source, share),
             model.class_names,
             config.data.ignore_label,
             gate,
             progress=progress.update,
+            gather=processes.gather,
         )
+    if not processes.is_first():
+        return
     print_table(class_table(assessment))
     print_table(detection_table(assessment))
     output = flags.output or flags.model / "evaluation" / flags.split
@@ -109,7 +128,6 @@ def main(argv: Sequence[str]) -> int:
         )
     )
     print(f"Report: {report}")
-    return 0
 
 
 if __name__ == "__main__":

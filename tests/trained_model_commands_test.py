@@ -4,8 +4,10 @@ import hashlib
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -77,6 +79,57 @@ def test_evaluation_gives_the_figures_of_the_training(run, tmp_path, capsys):
     report = (tmp_path / "report.html").read_text()
     assert f"<b>{100 * found['mean_iou']:.1f} <small>%" in report
     assert "scene_1000000" in report
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def start(count, arguments):
+    """Runs `evaluate` in that many processes; returns their exit codes and what they printed."""
+    address = f"localhost:{free_port()}"
+    place = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "eln_jax.evaluate", "--distributed", *arguments],
+            env={**os.environ, **place, "JAX_PROCESS_ID": str(index), "XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    try:
+        outcomes = [process.communicate(timeout=120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    codes = [process.returncode for process in started]
+    return codes, [printed for printed, _ in outcomes], [complaint for _, complaint in outcomes]
+
+
+def content(path):
+    if path.suffix != ".zip":
+        return path.read_text()
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_two_processes_evaluate_as_one(run, tmp_path):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    arguments = [f"--model={run}", "--config.data.synthetic.val_size=5"]
+    for count, output in ((1, alone), (2, together)):
+        codes, told, complaints = start(count, [*arguments, f"--output={output}"])
+        assert set(codes) == {0}, complaints
+    assert "with 3 of the images" in told[0]
+    assert "Finding the wrong pixels" in told[0]
+    assert not [line for line in told[1].splitlines() if "[Gloo]" not in line]
+    for name in ("metrics.json", "per_image.jsonl", "thumbnails.zip"):
+        assert content(together / name) == content(alone / name), name
+    assert json.loads((together / "metrics.json").read_text())["images"] == 5
 
 
 def test_an_earlier_checkpoint_and_the_student_can_be_evaluated(run, tmp_path):

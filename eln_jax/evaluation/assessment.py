@@ -1,7 +1,9 @@
 """The whole judgement of a model on a split: figures, and a row of scores an image."""
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ from rich.table import Table
 from eln_jax.evaluation import metrics
 from eln_jax.evaluation.boundary import boundary_f_scores
 from eln_jax.evaluation.detection import accuracy_at_coverage, expected_calibration_error
-from eln_jax.evaluation.findings import Collector
+from eln_jax.evaluation.findings import Collector, in_turn
 from eln_jax.evaluation.inference import Predictor
 from eln_jax.evaluation.scoring import EvaluationResult, Gate, evaluate
 
@@ -52,8 +54,13 @@ def assess(
     gate: Gate | None = None,
     *,
     progress: Callable[[int], None] | None = None,
+    gather: Callable[[Any], Sequence[Any]] = lambda own: [own],
 ) -> Assessment:
-    """Judges a model on labelled images; arguments and errors as of `scoring.evaluate`."""
+    """Judges a model on labelled images; arguments and errors as of `scoring.evaluate`.
+
+    With several processes, each of which has every n-th image, `gather` brings what all of them
+    found together, in the order of the processes.
+    """
     collector, boundaries = Collector(ignore_label), []
 
     def on_image(example, maps, label, result):
@@ -71,6 +78,12 @@ def assess(
         on_image=on_image,
     )
     assert result is not None  # nothing asks it to stop
+    results, collectors, parts = zip(*gather((result, collector, boundaries)), strict=True)
+    result, collector, boundaries = (
+        functools.reduce(operator.add, results),
+        Collector.merged(collectors),
+        in_turn(parts),
+    )
     figures = result.figures(class_names) | _boundary_figures(boundaries, class_names)
     for name, histogram in result.histograms.items():
         kept = accuracy_at_coverage(histogram, [c / 100 for c in _COVERAGES])

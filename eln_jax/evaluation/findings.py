@@ -58,7 +58,7 @@ class Collector:
     def __init__(self, ignore_label: int):
         self.images: list[dict[str, Any]] = []
         self._ignore_label = ignore_label
-        self._files: dict[str, bytes] = {}
+        self._pictures: list[dict[str, bytes]] = []
 
     def add(
         self,
@@ -68,6 +68,7 @@ class Collector:
         result: EvaluationResult,
     ) -> None:
         """Takes an image; arguments as `scoring.OnImage` has them."""
+        self._pictures.append({})
         accuracy = metrics.pixel_accuracy(result.confusion)
         row = {
             "id": example["id"],
@@ -95,7 +96,15 @@ class Collector:
         picture = picture if picture.size == size else picture.resize(size, resampling)
         kind = "jpg" if smooth else "png"
         picture.save(file, "JPEG" if smooth else "PNG", **({"quality": 85} if smooth else {}))
-        self._files[f"{len(self.images)}/{name}.{kind}"] = file.getvalue()
+        self._pictures[-1][f"{name}.{kind}"] = file.getvalue()
+
+    @classmethod
+    def merged(cls, parts: Sequence["Collector"]) -> "Collector":
+        """Of processes that took turns: the first image from the first, and so on."""
+        whole = cls(parts[0]._ignore_label)
+        whole.images = in_turn([part.images for part in parts])
+        whole._pictures = in_turn([part._pictures for part in parts])
+        return whole
 
     def write(
         self,
@@ -122,9 +131,16 @@ class Collector:
         file = BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("ids.json", json.dumps([row["id"] for row in self.images]))
-            for name, content in self._files.items():
-                archive.writestr(name, content)
+            for number, pictures in enumerate(self._pictures):
+                for name, content in pictures.items():
+                    archive.writestr(f"{number}/{name}", content)
         _replace(folder / _THUMBNAILS, file.getvalue())
+
+
+def in_turn(parts: Sequence[Sequence[Any]]) -> list[Any]:
+    """Joins lists by taking from each in turn; undoes `whole[i :: len(parts)]`."""
+    total = sum(map(len, parts))
+    return [parts[i % len(parts)][i // len(parts)] for i in range(total)]
 
 
 def header(

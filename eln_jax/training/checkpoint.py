@@ -167,7 +167,7 @@ def read_weights(workdir: Path, which: str = "last") -> Weights:
         step = _choose(which, manager, directory)
         try:
             saved = manager.item_metadata(step)["state"]
-            sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             wanted = {
                 name: jax.tree.map(
                     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved[name]

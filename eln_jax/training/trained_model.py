@@ -72,7 +72,7 @@ class TrainedModel:
         warp: bool = False,
         doubt_labels: bool = False,
     ) -> Predictor:
-        """Makes what predicts images of any size, on all devices.
+        """Makes what predicts images of any size, on all devices of this process.
 
         Args:
             batch_size: images at a time; rounded up to a multiple of the number of devices.
@@ -80,7 +80,7 @@ class TrainedModel:
             warp: images are warped to the training's crop size, as the official code has it.
             doubt_labels: examples bring a label map to be doubted; the ELN is left out.
         """
-        mesh = sharding.make_mesh()
+        mesh = sharding.make_mesh(jax.local_devices())
         networks = make_evaluation_networks(self.config, make_networks(self.config))
         crop_size = tuple(self.config.crop_size)
         with_eln = self.has_eln and not doubt_labels
