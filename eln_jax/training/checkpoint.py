@@ -4,7 +4,10 @@ A checkpoint holds the state, both data iterators and the loop's own bookkeeping
 visible by an atomic rename, so that a run killed inside a save finds the one before.
 """
 
+import errno
 import logging
+import os
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +19,9 @@ from eln_jax.errors import UserError
 from eln_jax.method.state import TrainState
 
 # Orbax warns at every save without a score; only evaluated steps have one.
-# And it warns that what is opened to be read cannot be written.
-_NOT_NEWS = ("tracked_metric", "read_only=True", "Given directory is read only")
+# And it warns that what is opened to be read cannot be written, and shows with a traceback what it
+# raises as well.
+_NOT_NEWS = ("tracked_metric", "read_only=True", "Given directory is read only", "_SignalingThread")
 logging.getLogger("absl").addFilter(
     lambda record: not any(words in str(record.msg) for words in _NOT_NEWS)
 )
@@ -86,13 +90,25 @@ class Checkpoints:
             state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
         )
         metrics = None if mean_iou is None else {"mean_iou": mean_iou}
+        self._check_room(step, state)
         try:
             self._manager.save(step, args=items, metrics=metrics)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"The checkpoint of step {step} cannot be written to {self._directory} "
-                f"({_first_line(error)}); earlier ones are whole: make room and start again."
+                f"({_reason(error)}); earlier ones are whole: make room and start again."
             ) from error
+
+    def _check_room(self, step: int, state: TrainState) -> None:
+        """Looks first: an attempt without room ends in a page of other threads' tracebacks."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise UserError(
+                f"The checkpoint of step {step} needs up to {needed / 1e6:.1f} MB, and there are "
+                f"{free / 1e6:.1f} MB free for {self._directory}; earlier ones are whole: make "
+                "room and start again."
+            )
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
         """Reads a checkpoint.
@@ -118,7 +134,7 @@ class Checkpoints:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"The checkpoint {self._directory / str(step)} cannot be read "
-                f"({_first_line(error)}); delete that folder to go on from the one before."
+                f"({_reason(error)}); delete that folder to go on from the one before."
             ) from error
         return restored["state"], restored["progress"]
 
@@ -183,7 +199,7 @@ def read_weights(workdir: Path, which: str = "last") -> Weights:
             return Weights(step=step, **manager.restore(step, args=items)["state"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"The checkpoint {directory / str(step)} cannot be read ({_first_line(error)})."
+                f"The checkpoint {directory / str(step)} cannot be read ({_reason(error)})."
             ) from error
 
 
@@ -207,5 +223,8 @@ def _choose(which: str, manager: ocp.CheckpointManager, directory: Path) -> int:
     return int(which)
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    full = os.strerror(errno.ENOSPC)
+    if full in str(error):  # at the end of a long story
+        return full
     return next(iter(str(error).splitlines()), type(error).__name__)[:200]

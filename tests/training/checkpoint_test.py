@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,3 +60,16 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
             file.write_bytes(b"")
     with pytest.raises(UserError, match="cannot be read"):
         Checkpoints(tmp_path).restore(jax.eval_shape(lambda: make_state(0)))
+
+
+def test_without_room_one_sentence_tells_and_the_one_before_is_whole(tmp_path, monkeypatch):
+    save_all(tmp_path, {1: None})
+    size = jax.tree.reduce(lambda total, leaf: total + leaf.nbytes, make_state(2), 0)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=size - 1))
+    with pytest.raises(UserError, match=r"step 2 needs up to .* make room and start again"):
+        save_all(tmp_path, {2: None})
+    assert steps_on_disk(tmp_path) == [1]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=size))
+    save_all(tmp_path, {2: None})
+    assert steps_on_disk(tmp_path) == [1, 2]
