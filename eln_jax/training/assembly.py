@@ -29,6 +29,11 @@ from eln_jax.training.networks import (
 )
 
 
+# With fewer validation images than this, one of them moves the scores by many points.
+_FEW = 4
+_FEW_WORDS = " So few validation images tell little: take the scores with caution."
+
+
 @dataclass(frozen=True)
 class Parts:
     """What the training loop drives.
@@ -68,6 +73,7 @@ class Parts:
             f"{len(partition.unlabeled)} unlabelled images, validating on {len(partition.val)}; "
             f"steps: {steps}; devices: {self.mesh.size} x {', '.join(kinds)}."
             + ("" if partition.unlabeled else " The labelled images serve as unlabelled too.")
+            + (_FEW_WORDS if len(partition.val) < _FEW else "")
         )
 
 

@@ -73,6 +73,13 @@ def test_the_description_says_what_is_trained_on(tiny):
     for words in ("4 labelled and 8 unlabelled", "validating on 4", "3 eln", "4 x cpu"):
         assert words in tiny.description
     assert "serve as unlabelled" not in tiny.description
+    assert "caution" not in tiny.description
+
+
+def test_scores_of_few_images_are_to_be_doubted():
+    parts = assembly.build(tiny_config(data__synthetic__val_size="3"))
+    assert "validating on 3" in parts.description
+    assert parts.description.endswith("take the scores with caution.")
 
 
 def test_labelled_images_stand_in_where_none_is_unlabelled():
