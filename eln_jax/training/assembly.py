@@ -28,7 +28,6 @@ from eln_jax.training.networks import (
     make_networks,
 )
 
-
 # With fewer validation images than this, one of them moves the scores by many points.
 _FEW = 4
 _FEW_WORDS = " So few validation images tell little: take the scores with caution."
