@@ -21,6 +21,7 @@ CHOICES = {
         "efficientnet_lite1",
         "efficientnet_lite2",
     ),
+    "model.architecture": ("official", "torchvision"),
     "model.output_stride": (8, 16),
     "model.eln_stem": ("random", "pretrained"),
     "data.source": ("folder", "voc", "cityscapes", "camvid", "records", "synthetic"),

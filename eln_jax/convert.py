@@ -1,24 +1,30 @@
-"""Converts official checkpoints: `python -m eln_jax.convert --input=X.pth --output=DIR`."""
+"""Converts PyTorch checkpoints: `python -m eln_jax.convert --input=X.pth --output=DIR`."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from eln_jax import command_line, configuration
+from eln_jax.converted_configuration import official_configuration, torchvision_configuration
 from eln_jax.errors import UserError
-from eln_jax.official_configuration import official_configuration
 
 DESCRIPTION = """\
-Turns a checkpoint of the official PyTorch code (kinux98/SSL_ELN) into a folder of weights by our
-names, and such a folder back into a checkpoint that the official code loads.
+Turns a PyTorch checkpoint into a folder of weights by our names, and such a folder back into a
+checkpoint that the code it came from loads. Two kinds are known:
+  - of the official code (kinux98/SSL_ELN): encoder, decoder, auxiliary decoders and ELN;
+  - a DeepLabV3+ on a ResNet with torchvision's names (backbone.*, classifier.*), at output stride
+    16, as VainF/DeepLabV3Plus-Pytorch and its likes write it: encoder and decoder, no ELN.
+Of any other network, and of ImageNet weights, the encoder can start a training as it is:
+python -m eln_jax.main ... --config.model.pretrained=FILE.
 
 A .pth file is read without PyTorch and without running anything in it. Every entry is checked, and
-DIR gets model.safetensors (weights of encoder, decoder, auxiliary decoders and ELN), model.json
-(what they are) and config.json (how they are used): evaluate, predict and export take DIR as
---model. Optimiser states are left behind. On the way back the weights are the same byte for byte.
+DIR gets model.safetensors (weights), model.json (what they are) and config.json (how they are
+used): evaluate, predict and export take DIR as --model. Optimiser states are left behind. On the
+way back the weights are the same byte for byte.
 
 A checkpoint tells how many classes it has, not which: 21 are taken for PASCAL VOC's and 19 for
-Cityscapes', with the crops that the authors trained on (505x505 and 512x1024). Others are treated
-as VOC's and called class 0, class 1, ...; --classes=FILE names them.
+Cityscapes', with the crops that the official code trains on (505x505 and 512x1024) or, of the other
+kind, the images' own size. Others are called class 0, class 1, ...; --classes=FILE names them.
 """
 EXAMPLES = """\
 examples:
@@ -28,7 +34,9 @@ examples:
   with classes of your own
     python -m eln_jax.convert --input=epoch_0400.pth --output=converted --classes=classes.txt
 """
-_NOT_WEIGHTS = ("optimizer_state_dict", "scaler_state_dict")
+_NOT_WEIGHTS = ("optimizer_state_dict", "optimizer_state", "scaler_state_dict")
+# Variables, configuration, a sentence on the classes, and what model.json says.
+_Read = tuple[dict[str, Any], Any, str, dict[str, Any]]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = command_line.make_parser("convert", DESCRIPTION, EXAMPLES)
     parser.add_argument(
-        "--input", required=True, type=Path, help="official .pth file, or a converted folder"
+        "--input", required=True, type=Path, help=".pth file, or a converted folder"
     )
     parser.add_argument(
         "--output", required=True, type=Path, help="new folder, or a new .pth file to go back"
@@ -60,53 +68,41 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--classes names the classes of a .pth file; --input is a folder.")
     try:
         if flags.input.is_dir():
-            _to_official(flags.input, flags.output)
+            _to_torch(flags.input, flags.output)
         else:
-            _from_official(flags.input, flags.output, flags.classes)
+            _from_torch(flags.input, flags.output, flags.classes)
     except OSError as error:  # no right to read or write there, disk full
         raise UserError(f"{error.filename or flags.output}: {error.strerror}.") from None
     return 0
 
 
-def _from_official(source: Path, target: Path, classes: Path | None) -> None:
+def _from_torch(source: Path, target: Path, classes: Path | None) -> None:
     # Imported here, after the flags have been understood: jax takes seconds.
-    from eln_jax.models.official import ELN_ENCODER, from_official
     from eln_jax.models.torch_file import read_torch_file, to_mapping
     from eln_jax.models.torch_names import flatten
     from eln_jax.models.variables import save_variables, sha256
     from eln_jax.training.trained_model import CONVERTED_KIND
 
     checkpoint = to_mapping(read_torch_file(source, skip=_NOT_WEIGHTS), source)
-    official = from_official(checkpoint, str(source))
-    config, told = official_configuration(
-        official.encoder, ELN_ENCODER, official.num_classes, official.num_aux_decoders, classes
-    )
+    read = _read_official if "enc_state_dict" in checkpoint else _read_torchvision
+    variables, config, told, facts = read(checkpoint, source, classes)
     epoch = checkpoint.get("epoch")
     epoch = epoch if isinstance(epoch, int) else None
     metadata = {
         "kind": CONVERTED_KIND,
-        "network": "student",  # the authors' code keeps no teacher
+        "network": "student",  # neither code keeps a teacher
         "step": None,
-        "has_eln": True,
-        "encoder": official.encoder,
         "output_stride": 16,
-        "num_classes": official.num_classes,
-        "num_aux_decoders": official.num_aux_decoders,
-        "eln_encoder": ELN_ENCODER,
-        "source": {
-            "format": "official",
-            "file": source.name,
-            "sha256": sha256(source),
-            "epoch": epoch,
-            "batches_tracked": official.batches_tracked,
-        },
+        **facts,
     }
-    save_variables(target, official.variables, metadata)
+    metadata["source"] |= {"file": source.name, "sha256": sha256(source), "epoch": epoch}
+    save_variables(target, variables, metadata)
     (target / "config.json").write_text(configuration.to_json(config), encoding="utf-8")
-    weights = flatten(official.variables["params"]).values()
+    weights = flatten(variables["params"]).values()
+    eln = f"ELN on {facts['eln_encoder']}" if facts["has_eln"] else "no ELN"
     print(
-        f"Read {source}: {official.encoder}, {official.num_classes} classes, "
-        f"{official.num_aux_decoders} auxiliary decoders, ELN on {ELN_ENCODER}, "
+        f"Read {source}: {facts['encoder']}, {facts['num_classes']} classes, "
+        f"{facts['num_aux_decoders']} auxiliary decoders, {eln}, "
         f"{sum(array.size for array in weights) / 1e6:.1f} million weights, "
         f"epoch {'unknown' if epoch is None else epoch}."
     )
@@ -114,16 +110,54 @@ def _from_official(source: Path, target: Path, classes: Path | None) -> None:
     print(f"Written: {target} with model.safetensors, model.json and config.json.")
 
 
-def _to_official(source: Path, target: Path) -> None:
+def _read_official(checkpoint: Any, source: Path, classes: Path | None) -> _Read:
+    from eln_jax.models.official import ELN_ENCODER, from_official
+
+    found = from_official(checkpoint, str(source))
+    config, told = official_configuration(
+        found.encoder, ELN_ENCODER, found.num_classes, found.num_aux_decoders, classes
+    )
+    facts = {
+        "has_eln": True,
+        "encoder": found.encoder,
+        "num_classes": found.num_classes,
+        "num_aux_decoders": found.num_aux_decoders,
+        "eln_encoder": ELN_ENCODER,
+        "source": {"format": "official", "batches_tracked": found.batches_tracked},
+    }
+    return found.variables, config, told, facts
+
+
+def _read_torchvision(checkpoint: Any, source: Path, classes: Path | None) -> _Read:
+    from eln_jax.models.torchvision import from_torchvision, open_envelope
+
+    found = from_torchvision(open_envelope(checkpoint), str(source))
+    config, told = torchvision_configuration(found.encoder, found.num_classes, classes)
+    facts = {
+        "has_eln": False,
+        "encoder": found.encoder,
+        "num_classes": found.num_classes,
+        "num_aux_decoders": 0,
+        "source": {"format": "torchvision", "batches_tracked": found.batches_tracked},
+    }
+    return found.variables, config, told, facts
+
+
+def _to_torch(source: Path, target: Path) -> None:
     from eln_jax.models.official import to_official
     from eln_jax.models.torch_file import write_torch_file
+    from eln_jax.models.torchvision import to_torchvision
     from eln_jax.models.variables import load_variables
 
     if target.suffix != ".pth":
         raise UserError(f"{target}: --input is a folder, so --output must be a new .pth file.")
     variables, metadata = load_variables(source)
     origin = metadata.get("source", {})
-    state = to_official(variables, origin.get("batches_tracked"))
+    counts = origin.get("batches_tracked")
+    if origin.get("format") == "torchvision":
+        state = {"model_state": to_torchvision(variables, metadata["encoder"], counts)}
+    else:
+        state = to_official(variables, counts)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_torch_file(target, {"epoch": origin.get("epoch") or 0, **state})
     count = sum(len(entries) for entries in state.values())

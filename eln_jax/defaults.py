@@ -45,6 +45,9 @@ def _model() -> Any:
     model = _block()
     # resnet_tiny, resnet18, 34, 50, 101, efficientnet_lite0, efficientnet_lite1, efficientnet_lite2
     model.encoder = "resnet50"  # (paper: resnet50 and resnet101)
+    # official: as the authors' code; torchvision: DeepLabV3+ as most PyTorch codes have it, with a
+    # smaller decoder and without multi-grid; checkpoints of those can be converted.
+    model.architecture = "official"
     model.output_stride = 16  # pixels per deepest feature: 8 | 16 (paper: 16)
     model.pretrained = "imagenet"  # encoder weights: "" (random) | "imagenet" | a file
     model.num_aux_decoders = 2  # K decoders that make mistakes for the ELN to find (paper: 2)

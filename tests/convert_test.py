@@ -10,12 +10,13 @@ from scipy import ndimage
 
 from eln_jax import convert, evaluate, predict
 from eln_jax.configuration import read_json
+from eln_jax.converted_configuration import official_configuration
 from eln_jax.errors import UserError
 from eln_jax.models.segmenter import build_networks
 from eln_jax.models.torch_file import read_torch_file, write_torch_file
 from eln_jax.models.torch_names import flatten
+from eln_jax.models.torchvision import to_torchvision
 from eln_jax.models.variables import load_variables
-from eln_jax.official_configuration import official_configuration
 from eln_jax.training.networks import make_networks
 from eln_jax.training.trained_model import open_model
 from tests.golden_weights import (
@@ -80,7 +81,7 @@ def test_a_converted_checkpoint_is_a_model_with_the_golden_outputs(converted):
     target, _ = converted
     config = read_json(target / "config.json")
     model, networks, golden = open_model(target, config), make_networks(config), golden_arrays()
-    assert model.description.startswith("student of an official checkpoint, resnet50, 21 classes")
+    assert model.description.startswith("student of a converted checkpoint, resnet50, 21 classes")
     prediction = jax.jit(networks.student.apply)(model.variables["network"], golden["image"])
     judged = jax.jit(networks.eln.apply)(model.variables["eln"], golden["image"], golden["logits"])
     for found, name in ((prediction.logits, "logits"), (judged[..., None], "eln_logits")):
@@ -108,6 +109,39 @@ def test_a_converted_checkpoint_predicts(converted, folder):
     assert full.shape == (65, 97, 21)
     assert len(np.unique(mask)) > 1
     assert (full.argmax(-1) == mask).mean() >= 0.999
+
+
+def test_a_deeplab_with_torchvisions_names_predicts_and_goes_back(folder):
+    """The mask beside the network on an image normalised, and logits resized, by SciPy."""
+    networks = build_networks(
+        encoder="resnet18", output_stride=16, num_classes=3, architecture="torchvision"
+    )
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    Image.fromarray(image).save(folder / "image.png")
+    drawn = jax.tree.map(np.asarray, networks.student.init(jax.random.key(1), image[None] / 255.0))
+    state = to_torchvision({k: {"student": v} for k, v in drawn.items()}, "resnet18", {})
+    source, target, back = folder / "x.pth", folder / "converted", folder / "back.pth"
+    write_torch_file(source, {"cur_itrs": 30, "model_state": state, "best_score": 0.7})
+    assert convert.main([f"--input={source}", f"--output={target}"]) == 0
+    assert convert.main([f"--input={target}", f"--output={back}"]) == 0
+    again = read_torch_file(back)["model_state"]
+    assert list(again) == list(state)
+    assert all(again[key].tobytes() == state[key].tobytes() for key in state)
+
+    arguments = [f"--input={folder / 'image.png'}", f"--output={folder}", "--batch_size=1"]
+    assert predict.main([f"--model={target}", *arguments]) == 0
+    with Image.open(folder / "masks" / "image.png") as picture:
+        mask = np.asarray(picture)
+    normal = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    logits = networks.student.apply(drawn, normal[None].astype(np.float32)).logits[0]
+    # PyTorch's pixel centres: row r of the image is at (r + 1/2) / 4 - 1/2 of the map.
+    rows, columns = ((np.arange(size) + 0.5) / 4 - 0.5 for size in mask.shape)
+    places = np.meshgrid(rows, columns, indexing="ij")
+    full = [
+        ndimage.map_coordinates(logits[..., k], places, order=1, mode="nearest") for k in range(3)
+    ]
+    assert len(np.unique(mask)) > 1
+    assert (np.argmax(full, 0) == mask).mean() >= 0.999
 
 
 @pytest.mark.parametrize(
@@ -147,7 +181,7 @@ def test_mistakes_are_one_sentence(folder):
     source, target = folder / "x.pth", folder / "out"
     assert "there is no such file" in message(source, target)
     write_torch_file(source, {"model": {"conv1.weight": np.zeros((1, 1, 1, 1))}})
-    assert "not an official checkpoint" in message(source, target)
+    assert "neither an official checkpoint" in message(source, target)
     write_torch_file(source, {1: 2})
     assert "not a dict of named weights" in message(source, target)
     assert not target.exists()

@@ -16,6 +16,7 @@ from eln_jax.models.layers import (
     fan_in_normal,
     fan_in_uniform,
     resize_bilinear,
+    resize_bilinear_centred,
 )
 
 
@@ -38,6 +39,7 @@ class Aspp(nn.Module):
         width: channels of every branch and of the result.
         rates: dilation of the 3x3 branches.
         dropout_rate: on the result.
+        pool_norm: batch norm in the branch of the mean.
         dtype: of the arithmetic.
         param_dtype: of the weights.
     """
@@ -45,6 +47,7 @@ class Aspp(nn.Module):
     width: int
     rates: tuple[int, ...]
     dropout_rate: float
+    pool_norm: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -64,7 +67,8 @@ class Aspp(nn.Module):
             y = conv(kernel_size=3, dilation=rate, name=f"conv{i}")(x)
             branches.append(norm_relu(y, f"bn{i}"))
         pooled = x.astype(jnp.float32).mean((1, 2), keepdims=True)
-        pooled = nn.relu(conv(name="pool_conv")(pooled))
+        pooled = conv(name="pool_conv")(pooled)
+        pooled = norm_relu(pooled, "pool_bn") if self.pool_norm else nn.relu(pooled)
         branches.append(jnp.broadcast_to(pooled, branches[0].shape))
         x = norm_relu(conv(name="project_conv")(jnp.concatenate(branches, -1)), "project_bn")
         return Dropout(self.dropout_rate)(x, active=dropout)
@@ -195,3 +199,52 @@ class Decoder(nn.Module):
             logits=Head(self.width, self.num_classes, name="seg_head", **types)(x),
             embeddings=Head(self.width, self.embedding_size, name="proj_head", **types)(x),
         )
+
+
+class PlainDecoder(nn.Module):
+    """The decoder of Chen et al. (2018) as PyTorch codes with torchvision's names have it.
+
+    One 3x3 convolution and no hidden layer before the classes. Attributes, and what `__call__`
+    takes and gives, as of `Decoder`; the third rate of `dropout` has no place here.
+    """
+
+    num_classes: int
+    width: int = 256
+    low_width: int = 48
+    embedding_size: int = 128
+    rates: tuple[int, ...] = (6, 12, 18)
+    dropout: tuple[float, float, float] = (0.1, 0.5, 0.1)
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        features: Features,
+        *,
+        train: bool = False,
+        dropout: bool = False,
+        groups: Groups = None,
+    ) -> Prediction:
+        """Decodes an encoder's features, as `Decoder` does."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv = partial(Conv, kernel_init=fan_in_normal, **types)
+
+        def norm_relu(y, name):
+            return nn.relu(BatchNorm(name=name, **types)(y, train=train, groups=groups))
+
+        aspp = Aspp(self.width, self.rates, self.dropout[0], pool_norm=True, name="aspp", **types)
+        x = aspp(features.high, train=train, dropout=dropout, groups=groups)
+        low = norm_relu(conv(self.low_width, name="low_conv")(features.low), "low_bn")
+        x = jnp.concatenate([low, resize_bilinear_centred(x, low.shape[1:3])], -1)
+        x = norm_relu(conv(self.width, 3, name="conv")(x), "bn")
+        x = Dropout(self.dropout[1])(x, active=dropout)
+        logits = conv(self.num_classes, use_bias=True, name="classes")(x)
+        return Prediction(
+            logits=logits.astype(jnp.float32),
+            embeddings=Head(self.width, self.embedding_size, name="proj_head", **types)(x),
+        )
+
+
+# By the name that the configuration has for them.
+DECODERS = {"official": Decoder, "torchvision": PlainDecoder}

@@ -234,6 +234,26 @@ def resize_bilinear(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
     return jnp.einsum("ow,bhwc->bhoc", columns, x, precision=lax.Precision.HIGHEST)
 
 
+def resize_bilinear_centred(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
+    """Resizes maps bilinearly with the borders of the maps aligned, not the outermost pixels.
+
+    Arguments and result as of `resize_bilinear`.
+    """
+    rows, columns = (
+        _centred_matrix(source, target).astype(x.dtype)
+        for source, target in zip(x.shape[1:3], size, strict=True)
+    )
+    x = jnp.einsum("oh,bhwc->bowc", rows, x, precision=lax.Precision.HIGHEST)
+    return jnp.einsum("ow,bhwc->bhoc", columns, x, precision=lax.Precision.HIGHEST)
+
+
+def _centred_matrix(source: int, target: int) -> jax.Array:
+    """[target, source] weights, also of sizes unknown yet."""
+    position = (jnp.arange(target) + 0.5) * source / target - 0.5
+    position = jnp.clip(position, 0, source - 1)
+    return jnp.maximum(0.0, 1.0 - jnp.abs(position[:, None] - jnp.arange(source)[None]))
+
+
 def _interpolation_matrix(source: int, target: int) -> jax.Array:
     """[target, source] weights, also of sizes unknown yet; whole numbers place the samples."""
     steps = jnp.maximum(target - 1, 1)

@@ -66,10 +66,7 @@ def from_official(state: _State, source: str = "the checkpoint") -> Official:
     """
     for name in ("enc_state_dict", "dec_state_dict", "eln_state_dict"):
         if not isinstance(state.get(name), Mapping):
-            raise UserError(
-                f"{source}: not an official checkpoint: it holds no {name}; of any other network "
-                "the encoder alone can be used, to start a training (model.pretrained=FILE)."
-            )
+            raise UserError(f"{source}: not an official checkpoint: it holds no {name}.")
     encoder = _infer_encoder(state["enc_state_dict"], source)
     num_classes = _infer_num_classes(state["dec_state_dict"], source)
     num_aux = 0

@@ -22,6 +22,7 @@ from eln_jax.models.encoders import ENCODERS
 from eln_jax.models.resnet import ResNet
 from eln_jax.models.torch_file import read_torch_file, to_mapping
 from eln_jax.models.torch_names import lite_layers, resnet_layers, take
+from eln_jax.models.torchvision import open_envelope
 
 IMAGENET = "imagenet"
 # New input channels of the ELN's stem start with this share of the pretrained weights' deviation:
@@ -33,10 +34,8 @@ _HUB_REPOSITORIES = {f"resnet{depth}": f"timm/resnet{depth}.tv_in1k" for depth i
 # Classifier and, in Lite models, the 1x1 convolution before it: not part of our encoders.
 _RESNET_HEAD = ("fc.",)
 _LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")
-# Under which name training codes put a network's weights beside optimiser and the like, and what
-# segmentation networks (torchvision's, segmentation_models.pytorch, the official code) put before
-# the names of their encoder's.
-_ENVELOPES = ("enc_state_dict", "state_dict", "model_state_dict", "model_state", "model")
+# What segmentation networks (torchvision's, segmentation_models.pytorch, the official code) put
+# before the names of their encoder's weights.
 _ENCODER_PREFIXES = ("backbone.", "encoder.")
 
 
@@ -184,10 +183,7 @@ def _read_file(path: Path, field: str) -> Mapping[str, Any]:
 
 def _encoder_alone(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """Takes the encoder's weights out of a checkpoint of a whole segmentation network."""
-    for name in _ENVELOPES:
-        if isinstance(state.get(name), Mapping):
-            state = state[name]
-            break
+    state = open_envelope(state)
     for prefix in _ENCODER_PREFIXES:
         if any(name.startswith(prefix) for name in state):
             return {

@@ -72,6 +72,8 @@ class ResNet(nn.Module):
         output_stride: 16 or 8.
         width: channels of the stem and of the first stage's 3x3 convolutions.
         dilated: strides given up become dilation; False in the official ELN's basic blocks.
+        multi_grid: the last stage's blocks differ in dilation; else a stage's first block keeps
+            that of the stage before, as torchvision has it.
         stem_size: side of the first kernel: 7.
         dtype: of the arithmetic.
         param_dtype: of the weights.
@@ -82,6 +84,7 @@ class ResNet(nn.Module):
     output_stride: int = 16
     width: int = 64
     dilated: bool = True
+    multi_grid: bool = True
     stem_size: int = 7
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -108,7 +111,9 @@ class ResNet(nn.Module):
         outputs = []
         for i, blocks in enumerate(self.stage_sizes):
             for j in range(blocks):
-                dilation = dilations[i] * (MULTI_GRID[j] if i == 3 else 1)
+                dilation = dilations[i] * (MULTI_GRID[j] if i == 3 and self.multi_grid else 1)
+                if j == 0 and not self.multi_grid:
+                    dilation = dilations[max(i - 1, 0)]
                 block = _Block(
                     self.width * 2**i,
                     self.bottleneck,

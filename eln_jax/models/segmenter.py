@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eln_jax.models.deeplab import Decoder, Prediction
+from eln_jax.models.deeplab import DECODERS, Decoder, PlainDecoder, Prediction
 from eln_jax.models.eln import ErrorLocalizationNetwork
 from eln_jax.models.encoders import ENCODERS
 from eln_jax.models.layers import Features, Groups
+from eln_jax.models.resnet import ResNet
 
 _RATES = {16: (6, 12, 18), 8: (12, 24, 36)}  # output stride -> dilation of ASPP's branches
 
@@ -24,7 +25,7 @@ class Segmenter(nn.Module):
     """
 
     encoder: nn.Module
-    decoder: Decoder
+    decoder: Decoder | PlainDecoder
 
     def __call__(
         self,
@@ -79,7 +80,7 @@ class Networks(NamedTuple):
     """The modules of the method; one `aux_decoder` serves all auxiliary decoders."""
 
     student: Segmenter
-    aux_decoder: Decoder
+    aux_decoder: Decoder | PlainDecoder
     eln: ErrorLocalizationNetwork
 
 
@@ -88,6 +89,7 @@ def build_networks(
     encoder: str,
     output_stride: int,
     num_classes: int,
+    architecture: str = "official",
     width: int = 256,
     low_width: int = 48,
     embedding_size: int = 128,
@@ -104,6 +106,7 @@ def build_networks(
         encoder: name in `ENCODERS`.
         output_stride: pixels per deepest feature, 8 or 16, of student and ELN.
         num_classes: classes, without void.
+        architecture: name in `DECODERS`; with "torchvision" a ResNet has no multi-grid.
         width: channels of ASPP, decoder and heads.
         low_width: channels that the low features are reduced to.
         embedding_size: channels of the embeddings.
@@ -119,7 +122,9 @@ def build_networks(
     """
     types = {"dtype": dtype, "param_dtype": param_dtype}
     rates = _RATES[output_stride]
-    decoder = Decoder(num_classes, width, low_width, embedding_size, rates, dropout, **types)
+    decoder = DECODERS[architecture](
+        num_classes, width, low_width, embedding_size, rates, dropout, **types
+    )
     eln = ErrorLocalizationNetwork(
         ENCODERS[eln_encoder](output_stride=output_stride, dilated=False, **types),
         eln_width,
@@ -128,7 +133,10 @@ def build_networks(
         eln_dropout,
         **types,
     )
-    student = Segmenter(ENCODERS[encoder](output_stride=output_stride, **types), decoder)
+    student_encoder = ENCODERS[encoder](output_stride=output_stride, **types)
+    if isinstance(student_encoder, ResNet):
+        student_encoder = student_encoder.clone(multi_grid=architecture == "official")
+    student = Segmenter(student_encoder, decoder)
     return Networks(student, decoder.clone(), eln)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from eln_jax.method.views import normalize, to_unit
 from eln_jax.models import encoders
+from eln_jax.models.layers import resize_bilinear_centred
 from eln_jax.models.segmenter import Networks, build_networks
 
 
@@ -18,6 +19,7 @@ def make_networks(config: Any) -> Networks:
         encoder=model.encoder,
         output_stride=model.output_stride,
         num_classes=config.data.num_classes,
+        architecture=model.architecture,
         width=model.width,
         low_width=model.low_width,
         embedding_size=model.embedding_size,
@@ -47,16 +49,25 @@ def make_evaluation_networks(config: Any, networks: Networks) -> EvaluationNetwo
     """Makes the functions that evaluation compiles, from the modules of `make_networks`."""
     input_mean, input_std, eln_input_mean, eln_input_std = input_statistics(config)
 
-    def network(variables, image):
+    centred = config.model.architecture == "torchvision"
+
+    def logits_of(variables, image):
         image = normalize(to_unit(image), input_mean, input_std)
         prediction: Any = networks.student.apply(variables["network"], image)
-        return prediction.logits, None
+        return prediction.logits
+
+    def enlarged(logits, image):
+        # What evaluation enlarges by itself has its corners aligned.
+        return resize_bilinear_centred(logits, image.shape[1:3]) if centred else logits
+
+    def network(variables, image):
+        return enlarged(logits_of(variables, image), image), None
 
     def network_with_eln(variables, image):
-        logits, _ = network(variables, image)
-        image = normalize(to_unit(image), eln_input_mean, eln_input_std)
-        eln_logits: Any = networks.eln.apply(variables["eln"], image, logits)
-        return logits, eln_logits
+        logits = logits_of(variables, image)
+        seen = normalize(to_unit(image), eln_input_mean, eln_input_std)
+        eln_logits: Any = networks.eln.apply(variables["eln"], seen, logits)
+        return enlarged(logits, image), eln_logits
 
     red, green, blue = (round(255 * m) for m in input_mean)
     return EvaluationNetworks(network, network_with_eln, (red, green, blue))

@@ -40,6 +40,7 @@ _ONE_TO_ONE = {
     "div": "Div",
     "max": "Max",
     "min": "Min",
+    "abs": "Abs",
     "neg": "Neg",
     "sign": "Sign",
     "exp": "Exp",

@@ -20,7 +20,7 @@ from eln_jax.training.bookkeeping import phases
 from eln_jax.training.checkpoint import read_weights
 from eln_jax.training.networks import make_evaluation_networks, make_networks
 
-# What the model.json of an export, and of a converted official checkpoint, says it is.
+# What the model.json of an export, and of a converted checkpoint, says it is.
 EXPORT_KIND = "eln_jax export"
 CONVERTED_KIND = "eln_jax conversion"
 
@@ -53,7 +53,7 @@ class TrainedModel:
     @property
     def origin(self) -> str:
         """Which training it is of, and when: after "student of"."""
-        return "an official checkpoint" if self.step is None else f"step {self.step}"
+        return "a converted checkpoint" if self.step is None else f"step {self.step}"
 
     @property
     def description(self) -> str:

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from eln_jax.models import cpu_forms, layers
-from eln_jax.models.layers import BatchNorm, Conv, Dropout, resize_bilinear
+from eln_jax.models.layers import BatchNorm, Conv, Dropout, resize_bilinear, resize_bilinear_centred
 
 
 def normal(*shape, seed=0):
@@ -176,6 +176,13 @@ def test_resize_equals_numpy(source, target, cpu_form, monkeypatch):
     np.testing.assert_allclose(y, numpy_resize(np.asarray(x), target), atol=1e-5)
     # The gradient is the transposed map: <resize(x), g> = <x, gradient(g)>.
     assert jnp.vdot(y, cotangent) == pytest.approx(float(jnp.vdot(x, gradient)), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(("source", "target"), [((5, 7), (20, 28)), ((6, 3), (7, 11))])
+def test_resize_with_borders_aligned_equals_jax(source, target):
+    x = np.random.default_rng(0).normal(size=(2, *source, 3)).astype(np.float32)
+    expected = jax.image.resize(x, (2, *target, 3), "bilinear")
+    np.testing.assert_allclose(resize_bilinear_centred(x, target), expected, atol=1e-5)
 
 
 def test_resize_to_the_same_size_is_the_identity():
