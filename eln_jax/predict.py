@@ -12,6 +12,7 @@ Segments an image, or every image below a folder, at its original size. Into --o
   masks/            a PNG an image with a class id a pixel, shown in the classes' colours
   overlays/         the image with the classes painted over it
   errors/           where the ELN thinks that the mask is wrong, from dark (right) to bright (wrong)
+  predictions.html  the overlays and error maps on one page, the probably worst image first
   predictions.json  the classes, and a row an image: files, confidence, the share of its pixels that
                     is probably wrong, and how much of it is which class
 An image that cannot be read is told and left out. Masks hold the ids that the training's masks had;
@@ -65,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
     from eln_jax.data.progress import Progress
     from eln_jax.evaluation.maps import Views
     from eln_jax.evaluation.prediction_files import Writer, list_images, read_images
+    from eln_jax.evaluation.prediction_page import PAGE, make_page
     from eln_jax.training.logging import duration
     from eln_jax.training.trained_model import classes_json, open_model
 
@@ -90,18 +92,23 @@ def main(argv: Sequence[str]) -> int:
     flags.output.mkdir(parents=True, exist_ok=True)
     path = flags.output / "predictions.json"
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    by = "P(wrong) of the ELN" if model.has_eln else "1 - maximum probability"
+    words = f"{len(rows)} images, segmented by the {model.description}."
+    title = f"Predictions: {flags.input.absolute().name}"
+    html = make_page(rows, summary["classes"], title=title, words=words, by=by)
+    (flags.output / PAGE).write_text(html, encoding="utf-8")
     for fault in faults:
         print(f"Left out: {fault}")
     if flags.rank:
-        _print_rank(rows, flags.rank, model.has_eln)
+        _print_rank(rows, flags.rank, by)
     folders = ["masks", "overlays", *(["errors"] if model.has_eln else [])]
-    print(f"Results: {path}, and in {flags.output} the folders {', '.join(folders)}.")
+    page = flags.output / PAGE
+    print(f"Results: {page}, {path}, and in {flags.output} the folders {', '.join(folders)}.")
     return 1 if faults else 0
 
 
-def _print_rank(rows: Sequence[dict[str, Any]], count: int, has_eln: bool) -> None:
+def _print_rank(rows: Sequence[dict[str, Any]], count: int, by: str) -> None:
     """Lists the images with most pixels that are probably wrong, the worst first."""
-    by = "P(wrong) of the ELN" if has_eln else "1 - maximum probability"
     print(f"Probably worst segmented, by the mean of {by}, %; label these next:")
     worst = sorted(rows, key=lambda row: -row["predicted_wrong"])[:count]
     width = len(str(len(worst)))

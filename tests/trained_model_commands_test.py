@@ -1,13 +1,17 @@
 """The commands that use a trained model, on a run of a few steps."""
 
 import hashlib
+import html
 import importlib.util
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
 import zipfile
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -177,6 +181,26 @@ def test_the_images_to_label_next_are_listed_the_worst_first(run, scenes, tmp_pa
     worst = sorted(rows, key=lambda row: -row["predicted_wrong"])[:2]
     listed = [line.split() for line in capsys.readouterr().out.splitlines() if "scene_" in line]
     assert [line[-1] for line in listed] == [row["id"] for row in worst]
+
+
+def test_the_page_of_the_predictions_shows_every_file_the_worst_first(run, scenes, tmp_path):
+    """File names as people have them must reach the browser whole."""
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    names = ["50% größer & #1", "sub/b", "c"]
+    for source, name in zip(sorted(scenes[0].iterdir()), names, strict=False):
+        shutil.copy(source, folder / f"{name}.png")
+    output = tmp_path / "out"
+    assert predict.main([f"--model={run}", f"--input={folder}", f"--output={output}"]) == 0
+    page = (output / "predictions.html").read_text()
+    addresses = [unquote(address) for address in re.findall(r'(?:src|href)="([^"]*)"', page)]
+    assert len(addresses) == 3 * len(names)
+    assert all((output / address).is_file() for address in addresses)
+    rows = json.loads((output / "predictions.json").read_text())["predictions"]
+    worst = sorted(rows, key=lambda row: -row["predicted_wrong"])
+    found = [html.unescape(text) for text in re.findall(r"<h3>\d+\. (.*?)</h3>", page)]
+    assert found == [row["id"] for row in worst]
+    assert sorted(found) == sorted(names)
 
 
 def test_masks_are_reviewed_and_planted_errors_told(run, tmp_path, capsys, monkeypatch):
