@@ -75,10 +75,12 @@ def shift_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
     chroma = value - image.min(-1, keepdims=True)
     safe = jnp.where(chroma > 0, chroma, 1.0)
     red, green, blue = jnp.split(image, 3, axis=-1)
+    # By order, not by equality with the maximum: where a compiler computes a channel twice, the two
+    # may differ in the last bit.
     hue = jnp.where(
-        value == red,
+        (red >= green) & (red >= blue),
         (green - blue) / safe,
-        jnp.where(value == green, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
+        jnp.where(green >= blue, 2.0 + (blue - red) / safe, 4.0 + (red - green) / safe),
     )
     hue = hue + 6.0 * turns
     # https://en.wikipedia.org/wiki/HSL_and_HSV, "HSV to RGB alternative".
