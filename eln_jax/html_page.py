@@ -19,7 +19,7 @@ _STYLE = """
 --blue:#4fa8e0;--orange:#f08a45;--green:#35c297;--pink:#dd93bd;--sky:#8ccdf5}}
 *{box-sizing:border-box}
 body{font:16px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:0 auto;
-padding:16px;max-width:1100px}
+padding:16px;max-width:1100px;overflow-wrap:break-word}
 h1{font-size:1.5rem;margin:.2em 0}h2{font-size:1.2rem;margin:1.8em 0 .5em}
 h3{font-size:1rem;margin:0 0 .3em}p{margin:.3em 0}.faint{color:var(--faint);font-size:.85rem}
 .verdict{font-size:1.1rem;font-weight:600}
@@ -40,10 +40,10 @@ margin-top:8px}
 figure{margin:0}figure img{width:100%;max-height:190px;object-fit:contain;object-position:left;
 border-radius:4px;display:block}figcaption{font-size:.82rem;margin-top:3px}
 ul{padding-left:1.1em;margin:.4em 0;font-size:.88rem}summary{cursor:pointer;padding:.3em 0}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(145px,1fr));gap:10px;margin:14px 0}
-.tile{background:var(--card);border-radius:8px;padding:10px 12px}
-.tile b{display:block;white-space:nowrap;font-size:1.4rem;line-height:1.2;
-font-variant-numeric:tabular-nums}.tile b small{font-size:.95rem;font-weight:500}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(120px,1fr));gap:10px;margin:14px 0}
+.tile{background:var(--card);border-radius:8px;padding:10px 12px;line-height:1.3}
+.tile b{display:block;white-space:nowrap;font-size:1.5rem;font-variant-numeric:tabular-nums}
+.tile b small{font-size:.95rem;font-weight:500}.tile .faint{display:block;margin-top:.3em}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:20px}
 .charts svg{width:100%;height:auto;display:block;overflow:visible}
 svg text{font:11px system-ui,sans-serif;fill:var(--faint)}
@@ -52,6 +52,8 @@ svg text{font:11px system-ui,sans-serif;fill:var(--faint)}
 .legend .swatch{margin-right:.4em}
 .legend+h3,article+h3{margin-top:1.2em}
 .wrap td,.wrap th{white-space:normal}
+@media(max-width:480px){.wrap table{font-size:.8rem}.wrap td,.wrap th{padding:4px 3px;
+max-width:12em}.tile:last-child:nth-child(odd){grid-column:1/-1}}
 .bars{margin-top:8px;display:grid;grid-template-columns:minmax(3em,auto) 1fr;gap:8px 12px;
 align-items:center}
 .bar{display:flex;align-items:center;gap:6px;font-size:.8rem;line-height:1.25;
@@ -59,15 +61,19 @@ font-variant-numeric:tabular-nums}
 .bar i{height:.75em;border-radius:2px;min-width:1px}
 .matrix{width:auto;font-size:.78rem}.matrix td,.matrix th{padding:4px 3px;text-align:center;
 min-width:2.6em;border:1px solid var(--paper)}
-.matrix th{font-weight:500;border:0}.matrix tr>:first-child{text-align:right;padding-right:8px}
+.matrix th{font-weight:500;border:0}.matrix tr>:first-child{text-align:right;padding-right:8px;
+position:sticky;left:0;background:var(--paper)}
 .matrix tr:first-child th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;
 min-width:0}.matrix tr:first-child th:first-child{writing-mode:horizontal-tb;transform:none}
+@media(max-width:480px),print{.matrix{font-size:.65rem}.matrix td{min-width:2.05em;padding:3px 0}
+.matrix tr>:first-child{padding-right:4px}}
 .strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(30%,160px),1fr));gap:8px}
 .strip img{max-height:none}pre{white-space:pre-wrap;font-size:.8rem}
 @media print{*{print-color-adjust:exact;-webkit-print-color-adjust:exact}body{padding:0;
-font-size:10pt;max-width:none}.scroll{overflow:visible}h2,h3,p.faint,.legend{break-after:avoid}
+font-size:10pt;max-width:none}.tile b{font-size:1.15rem}.scroll{overflow:visible}
+h2,h3,p.faint,body>.legend{break-after:avoid}
 .strip{grid-template-columns:repeat(6,1fr)}
-article,figure,.chart,.tile,.strip,.bars>*,tr{break-inside:avoid}}
+article,figure,.chart,.tile,.strip,.bars,.bars>*,tr{break-inside:avoid}}
 """
 
 

@@ -148,3 +148,8 @@ def detection_table(assessment: Assessment) -> Table:
 def percent(value: float) -> str:
     """A share as percent with one decimal; "-" if it is undefined."""
     return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def points(gain: float) -> str:
+    """The difference of two shares in percentage points, with its sign, such as "+1.5 points"."""
+    return f"{round(100 * gain, 1) + 0.0:+.1f} points".replace("-", "\N{MINUS SIGN}")

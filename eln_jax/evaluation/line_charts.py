@@ -82,7 +82,10 @@ def line_chart(
                 f'<text x="{across(tick):.1f}" y="{_HEIGHT - _BOTTOM + 14}" '
                 f'text-anchor="middle">{tick:g}</text>'
             )
-    drawn.append(f'<text x="{_LEFT}" y="{_HEIGHT - 4}">{escape(x_name)}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    drawn.append(
+        f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x_name)}</text>'
+    )
     for line in lines:
         drawn += _paths(line, across, down)
     legend = color_legend([(line.name, line.color) for line in lines])

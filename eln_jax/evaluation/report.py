@@ -4,21 +4,20 @@ What was not measured has no section.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from eln_jax.data.labels import color_text
 from eln_jax.evaluation import curves
-from eln_jax.evaluation.assessment import DETECTORS
+from eln_jax.evaluation.assessment import DETECTORS, points
+from eln_jax.evaluation.confusion_table import confusion_table
 from eln_jax.evaluation.findings import Findings
+from eln_jax.evaluation.gallery import gallery
 from eln_jax.evaluation.line_charts import Line, Span, color_legend, line_chart
-from eln_jax.evaluation.panels import VOID_COLOR, panel_row
-from eln_jax.html_page import data_url, escape, figure, make_document, swatch, table
+from eln_jax.html_page import escape, make_document, table
 
-_SHOWN = 3  # images of each kind: best, worst, most improved
 _COLORS = {
     curves.BLUE: "blue",
     curves.ORANGE: "orange",
@@ -34,16 +33,6 @@ _CURVES = (
     ("Finding errors: AUROC, %", "val", curves.DETECTORS, 100),
     ("Pseudo-labels, % of validation pixels", "val", curves.PSEUDO_LABELS, 100),
 )
-_PICTURES = {
-    "image": "image",
-    "label": "truth",
-    "prediction": "prediction",
-    "before": "supervised only",
-    "wrong": "wrong pixels",
-    "p_wrong": "ELN: P(wrong)",
-}
-# From this share on the cell of a confusion matrix is too dark for dark letters.
-_DARK_CELL = 0.75
 
 
 class Subject(NamedTuple):
@@ -53,10 +42,12 @@ class Subject(NamedTuple):
         figures: with the keys of `metrics.jsonl`: NETWORK/mean_iou, NETWORK/iou/CLASS, eln/auroc.
         findings: of the network that the ELN judges, its confusion matrix and images; None if they
             were not kept.
+        rows: of the run's `metrics.jsonl`; may be empty.
     """
 
     figures: Mapping[str, Any]
     findings: Findings | None
+    rows: Sequence[curves.Row]
 
     @property
     def networks(self) -> list[str]:
@@ -73,7 +64,6 @@ def make_report(
     time: str,
     class_names: Sequence[str],
     palette: np.ndarray,
-    rows: Sequence[curves.Row],
     facts: Sequence[tuple[str, str]],
     changes: Sequence[tuple[str, Any, Any]],
     config_json: str,
@@ -88,7 +78,6 @@ def make_report(
         time: how long it took, in words; "" leaves it out.
         class_names: one a class.
         palette: uint8 [num_classes, 3], the classes' colours.
-        rows: of `metrics.jsonl`, for the curves; may be empty.
         facts: name and value of what else is to be known: device, versions, ...
         changes: (field, default, value) where the configuration is not the default.
         config_json: the configuration as JSON.
@@ -96,16 +85,15 @@ def make_report(
     Returns:
         HTML, without a link to anything.
     """
-    findings = alone.findings if alone else None
     sections = [
         f'<h1>{escape(title)}</h1><p class="faint">{escape(words)}</p>',
         _tiles(subject, alone, time),
-        _curves(rows),
+        _curves(subject, alone),
         _class_ious(subject, alone, class_names),
         _confusion(subject, class_names),
         _risk_coverage(subject),
-        _images(subject.findings, findings, class_names, palette) if subject.findings else "",
-        _phases(rows),
+        _images(subject, alone, class_names, palette),
+        _phases(subject.rows),
         "<h2>Time, device, versions</h2>" + _facts(facts),
         _config(changes, config_json),
     ]
@@ -117,14 +105,15 @@ def _tiles(subject: Subject, alone: Subject | None, time: str) -> str:
     tiles = []
     for network in subject.networks:
         value = _mean_iou(subject, network)
-        more = None if value is None or before is None else 100 * (value - before)
-        words = "" if more is None else f"{more:+.1f} points against supervised only"
+        words = ""
+        if value is not None and before is not None:
+            words = f"{points(value - before)} against supervised only"
         tiles.append(_tile(f"mean IoU, {network}", _percent(value), "%", words))
     if alone:
         tiles.append(_tile("mean IoU, supervised only", _percent(before), "%", ""))
     eln, other = (subject.figures.get(f"{name}/auroc") for name in ("eln", "max_prob"))
     if eln is not None:
-        words = f"maximum probability {_percent(other)} %"
+        words = f"maximum probability: {_percent(other)}\N{NO-BREAK SPACE}%"
         tiles.append(_tile("AUROC of errors, ELN", _percent(eln), "%", words))
     if time:
         tiles.append(_tile("wall time", time, "", ""))
@@ -132,9 +121,10 @@ def _tiles(subject: Subject, alone: Subject | None, time: str) -> str:
 
 
 def _tile(name: str, number: str, unit: str, words: str) -> str:
+    """The number first: numbers side by side stand on one line however long their names are."""
     below = f'<span class="faint">{escape(words)}</span>' if words else ""
     return (
-        f'<div class="tile">{escape(name)}<b>{escape(number)} <small>{escape(unit)}</small></b>'
+        f'<div class="tile"><b>{escape(number)} <small>{escape(unit)}</small></b>{escape(name)}'
         f"{below}</div>"
     )
 
@@ -147,7 +137,8 @@ def _percent(value: float | None, decimals: int = 1) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.{decimals}f}"
 
 
-def _curves(rows: Sequence[curves.Row]) -> str:
+def _curves(subject: Subject, alone: Subject | None) -> str:
+    rows = subject.rows
     spans = [Span(curves.PHASE_NAMES[name], a, b) for name, a, b in curves.phase_spans(rows)]
     charts = []
     for title, split, keys, scale in _CURVES:
@@ -158,6 +149,10 @@ def _curves(rows: Sequence[curves.Row]) -> str:
             for steps, values in [curves.series(part, key)]
             if steps.size
         ]
+        if lines and keys is curves.IOUS and alone:
+            steps, values = curves.series(alone.rows, "student/mean_iou")
+            if steps.size:
+                lines.append(Line("supervised only", "green", steps, scale * values))
         if lines:
             charts.append(
                 line_chart(title, lines, x_name="step", spans=spans, log_if_wide=scale == 1)
@@ -189,36 +184,15 @@ def _bar(color: str, value: float | None) -> str:
 
 
 def _confusion(subject: Subject, class_names: Sequence[str]) -> str:
-    """The share of each true class's pixels that is predicted as each class."""
-    if subject.findings is None:
+    counts = subject.findings and subject.findings.metrics.get("confusion_matrix")
+    if not counts:
         return ""
-    counts = np.array(subject.findings.metrics["confusion_matrix"], np.float64)
-    totals = counts.sum(1)
-    head = "<th></th>" + "".join(f"<th>{escape(name)}</th>" for name in class_names)
-    lines = []
-    for true, name in enumerate(class_names):
-        if totals[true]:
-            shares = counts[true] / totals[true]
-            cells = "".join(_cell(share, i == true) for i, share in enumerate(shares))
-            lines.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
-    return (
-        f"<h2>Confusion matrix of the {subject.networks[-1]}</h2>"
-        '<p class="faint">Of the pixels of a row\'s class, the share in % that is predicted as the '
-        "column's; below 0.5 % a dot.</p>"
-        f'<div class="scroll"><table class="matrix"><tr>{head}</tr>{"".join(lines)}</table></div>'
-    )
-
-
-def _cell(share: float, right: bool) -> str:
-    # The root lets small errors be seen.
-    rgb, strength = ("0 114 178", share) if right else ("213 94 0", math.sqrt(share))
-    ink = ";color:#fff" if right and share > _DARK_CELL else ""
-    text = f"{100 * share:.0f}" if share >= 0.005 else "·"
-    return f'<td style="background:rgb({rgb}/{strength:.2f}){ink}">{text}</td>'
+    heading = f"<h2>Confusion matrix of the {subject.networks[-1]}</h2>"
+    return heading + confusion_table(np.array(counts, np.float64), class_names)
 
 
 def _risk_coverage(subject: Subject) -> str:
-    points = subject.findings.metrics["risk_coverage"] if subject.findings else {}
+    points = subject.findings.metrics.get("risk_coverage", {}) if subject.findings else {}
     lines = []
     for key, color in _DETECTOR_COLORS.items():
         kept, wrong = (100 * np.array(points.get(name, ())) for name in ("coverage", key))
@@ -248,74 +222,13 @@ def _risk_coverage(subject: Subject) -> str:
 
 
 def _images(
-    findings: Findings,
-    alone: Findings | None,
-    class_names: Sequence[str],
-    palette: np.ndarray,
+    subject: Subject, alone: Subject | None, class_names: Sequence[str], palette: np.ndarray
 ) -> str:
-    rows = [row for row in findings.images if row["mean_iou"] is not None]
-    groups = [("Worst", rows[:_SHOWN])]
-    gains: dict[str, float] = {}
-    if alone:
-        earlier = {row["id"]: row["mean_iou"] for row in alone.images}
-        gains = {
-            row["id"]: row["mean_iou"] - earlier[row["id"]]
-            for row in rows
-            if earlier.get(row["id"]) is not None
-        }
-        ranked = sorted(
-            (r for r in rows if gains.get(r["id"], 0) > 0), key=lambda r: gains[r["id"]]
-        )
-        groups.insert(0, ("Most improved against supervised only", ranked[::-1][:_SHOWN]))
-    if len(rows) > _SHOWN:
-        groups.append(("Best", rows[_SHOWN:][::-1][:_SHOWN]))
-    parts, classes = [], set()
-    for heading, members in groups:
-        strips = []
-        for row in members:
-            image_id = row["id"]
-            before = None
-            if alone is not None and image_id in alone.thumbnails:
-                before = alone.thumbnails[image_id]["prediction"]
-            drawn, found = _strip(findings.thumbnails[image_id], before, palette)
-            classes |= found
-            words = f"{escape(image_id)}: mean IoU {_percent(row['mean_iou'])} %"
-            if image_id in gains:
-                words += f", {100 * gains[image_id]:+.1f} points"
-            strips.append(f"<article><p>{words}</p>{drawn}</article>")
-        if strips:
-            parts.append(f"<h3>{heading}</h3>{''.join(strips)}")
-    shown = [(color_text(palette[i]), class_names[i]) for i in sorted(classes)]
-    shown.append((color_text(np.array(VOID_COLOR)), "void"))
-    legend = "".join(f"<span>{swatch(color)}{escape(name)}</span>" for color, name in shown)
-    words = '<p class="faint">Mean IoU over the classes in truth or prediction of the image.</p>'
-    return f'<h2>Images</h2>{words}<div class="legend">{legend}</div>{"".join(parts)}'
-
-
-def _strip(
-    thumbnails: Mapping[str, np.ndarray], before: np.ndarray | None, palette: np.ndarray
-) -> tuple[str, frozenset[int]]:
-    """Draws an image's pictures; returns HTML and the classes that occur."""
-    p_wrong = thumbnails.get("p_wrong")
-    row = panel_row(
-        thumbnails["image"],
-        thumbnails["label"],
-        thumbnails["prediction"],
-        None if p_wrong is None else 1.0 - p_wrong / np.float32(255),
-        None,
-        palette,
-    )
-    pictures, classes = dict(row.pictures), row.classes
-    if before is not None:
-        earlier = panel_row(thumbnails["image"], None, before, None, None, palette)
-        pictures["before"] = earlier.pictures["prediction"]
-        classes |= earlier.classes
-    figures = [
-        figure(data_url(Image.fromarray(pictures[name])), caption)
-        for name, caption in _PICTURES.items()
-        if name in pictures
-    ]
-    return f'<div class="strip">{"".join(figures)}</div>', classes
+    if subject.findings is None:
+        return ""
+    before = alone.findings if alone else None
+    images = gallery(subject.findings, before, class_names, palette)
+    return f"<h2>Images</h2>{images}" if images else ""
 
 
 def _phases(rows: Sequence[curves.Row]) -> str:
@@ -331,7 +244,7 @@ def _phases(rows: Sequence[curves.Row]) -> str:
             step, images, waiting = (float(np.median(value)) for value in values)
             speed = (f"{step:.3g}", f"{images:.3g}", f"{100 * waiting:.0f} %")
             cells.append([curves.PHASE_NAMES[phase], str(end - start), *speed])
-    heads = ("phase", "steps", "s/step", "images/s", "waiting for data")
+    heads = ("phase", "steps", "s/step", "images/s", "data wait")
     return f'<h2>Speed</h2><div class="wrap">{table(heads, cells)}</div>' if cells else ""
 
 
@@ -341,9 +254,15 @@ def _facts(facts: Sequence[tuple[str, str]]) -> str:
 
 
 def _config(changes: Sequence[tuple[str, Any, Any]], config_json: str) -> str:
-    cells = [[escape(name), escape(old), escape(new)] for name, old, new in changes]
-    words = table(("field", "default", "here"), cells) if cells else "<p>All as the defaults.</p>"
+    cells = [[_breakable(name), _breakable(new), _breakable(old)] for name, old, new in changes]
+    words = table(("field", "here", "default"), cells) if cells else "<p>All as the defaults.</p>"
     return (
         f'<h2>Configuration</h2><div class="wrap">{words}</div>'
         f"<details><summary>All fields</summary><pre>{escape(config_json)}</pre></details>"
     )
+
+
+def _breakable(value: object) -> str:
+    """The value with places at which a line may end, for narrow columns."""
+    text = '""' if value == "" else value
+    return re.sub(r"(?<=[._/\\])(?=[^\W\d])", "<wbr>", escape(text))

@@ -71,7 +71,6 @@ def write_run_report(workdir: Path, config: Any, config_json: str) -> Path:
         time=duration(summary["seconds"]),
         class_names=summary["class_names"],
         palette=class_palette(config.data),
-        rows=read_metrics(workdir / "metrics.jsonl"),
         facts=facts,
         config_json=config_json,
     )
@@ -109,13 +108,12 @@ def write_evaluation_report(
     return _write(
         output,
         f"Evaluation: {folder.absolute().name}",
-        Subject(_figures(head), found),
-        Subject(_figures(alone.metrics), alone) if alone else None,
+        _evaluated(found, folder),
+        _evaluated(alone, folder / SUPERVISED_ONLY) if alone else None,
         words=f"{model.description}; {head['images']} images ({head['split']}); {views}",
         time=duration(seconds),
         class_names=model.class_names,
         palette=model.palette,
-        rows=_history(folder),
         facts=[
             ("time of the evaluation", _unbroken(duration(seconds))),
             ("devices", _counted([device.device_kind for device in jax.devices()])),
@@ -145,14 +143,15 @@ def _subject(workdir: Path, summary: Mapping[str, Any]) -> Subject:
     found = findings.read(workdir / LAST_EVALUATION)
     if found is not None and found.metrics["step"] != summary["last"]["step"]:
         found = None  # of another run that once had this folder
-    return Subject(summary["last"], found)
+    return Subject(summary["last"], found, _history(workdir))
 
 
-def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of an evaluation by the keys of `metrics.jsonl`."""
+def _evaluated(found: Findings, run: Path) -> Subject:
+    """An evaluation, with its figures by the keys of `metrics.jsonl`."""
+    values = found.metrics
     network = values["network"]
     named = {f"{network}/{k}": v for k, v in values.items() if k == "mean_iou" or k[:4] == "iou/"}
-    return {**values, **named}
+    return Subject({**values, **named}, found, _history(run))
 
 
 def _comparable(found: Findings, alone: Findings) -> bool:
