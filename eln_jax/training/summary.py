@@ -18,6 +18,9 @@ from eln_jax.training.assembly import Parts
 from eln_jax.training.bookkeeping import Bookkeeping
 from eln_jax.training.logging import duration
 
+# What a process knows of itself; the rest comes from the checkpoint.
+_MEASURED = ("peak_memory_bytes", "devices", "eln_jax", "jax", "python")
+
 
 def write(books: Bookkeeping, parts: Parts, workdir: Path) -> dict[str, Any]:
     """Writes `summary.json` and `curves.png`.
@@ -47,9 +50,22 @@ def write(books: Bookkeeping, parts: Parts, workdir: Path) -> dict[str, Any]:
         "jax": jax.__version__,
         "python": sys.version.split()[0],
     }
-    _write_json(workdir / "summary.json", summary)
+    path = workdir / "summary.json"
+    summary |= _measured_before(path, summary["last"])
+    _write_json(path, summary)
     write_curves(workdir / "curves.png", read_metrics(workdir / "metrics.jsonl"))
     return summary
+
+
+def _measured_before(path: Path, last: dict[str, Any]) -> dict[str, Any]:
+    """What the process that finished this run found, where ours has only been started after it."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if earlier.get("last") != last:
+        return {}
+    return {name: earlier[name] for name in _MEASURED if name in earlier}
 
 
 def peak_memory_bytes() -> int:
