@@ -75,6 +75,15 @@ def test_it_says_on_what_and_how_long_the_run_was(of_scores):
     assert tuple(map(int, found["python"].split("."))) == sys.version_info[:3]
 
 
+def test_started_again_after_its_end_a_run_keeps_what_its_training_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(summary, "write_curves", lambda *_: None)
+    first, _ = written(tmp_path, SCORES)
+    monkeypatch.setattr(summary, "peak_memory_bytes", lambda: 1)
+    assert written(tmp_path, SCORES)[0] == first
+    longer, _ = written(tmp_path, [*SCORES, SCORES[4] | {"step": 60}])
+    assert longer["peak_memory_bytes"] == 1
+
+
 def test_curves_lie_beside_it_and_nothing_is_left_over(of_scores):
     folder, *_ = of_scores
     files = sorted(path.name for path in folder.iterdir())
