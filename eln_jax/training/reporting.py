@@ -104,13 +104,13 @@ def write_evaluation_report(
     alone = findings.read(folder / SUPERVISED_ONLY / LAST_EVALUATION)
     if alone is not None and not _comparable(found, alone):
         alone = None
-    views = ", ".join(f"{name} {value}" for name, value in head["views"].items() if value)
     return _write(
         output,
         f"Evaluation: {folder.absolute().name}",
         _evaluated(found, folder),
         _evaluated(alone, folder / SUPERVISED_ONLY) if alone else None,
-        words=f"{model.description}; {head['images']} images ({head['split']}); {views}",
+        words=f"{model.description}; {head['images']} images ({head['split']}) "
+        f"{_in_words(head['views'])}",
         time=duration(seconds),
         class_names=model.class_names,
         palette=model.palette,
@@ -162,6 +162,18 @@ def _comparable(found: Findings, alone: Findings) -> bool:
 def _history(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     return read_metrics(path) if path.is_file() else []
+
+
+def _in_words(views: Mapping[str, Any]) -> str:
+    """How images were looked at, from the header of an evaluation."""
+    words = ["warped to the crop size" if views["protocol"] == "warp" else "at original size"]
+    if views["scales"] != [1.0]:
+        words.append("at scales " + ", ".join(f"{scale:g}" for scale in views["scales"]))
+    if views["flip"]:
+        words.append("with the mirror image")
+    if views["window"]:
+        words.append("in windows of {} x {} pixels".format(*views["window"]))
+    return ", ".join(words)
 
 
 def _counted(kinds: list[str]) -> str:

@@ -16,7 +16,7 @@ HEAD = {
     "step": 9,
     "split": "val",
     "images": 2,
-    "views": {"scales": [1.0]},
+    "views": {"scales": [1.0], "flip": False, "window": None, "protocol": "original"},
     "class_names": NAMES,
 }
 

@@ -128,9 +128,17 @@ def test_an_evaluation_is_compared_with_what_was_judged_alike_only(tmp_path):
     lay_run(run)
     lay_run(run / "supervised_only", wrong_pixels=6)
     collected(output, 2)
-    assert "Most improved" in evaluated(output, run)
-    collected(output, 2, views={"scales": [0.5, 1.0]})
-    assert "supervised only" not in evaluated(output, run)
+    html = evaluated(output, run)
+    assert "a model; 2 images (val) at original size<" in html
+    assert "Most improved" in html
+    views = {"scales": [0.5, 1.0], "flip": True, "window": [64, 96], "protocol": "warp"}
+    collected(output, 2, views=views)
+    html = evaluated(output, run)
+    words = (
+        "warped to the crop size, at scales 0.5, 1, with the mirror image, in windows of 64 x 96"
+    )
+    assert words in html
+    assert "supervised only" not in html
 
 
 def test_a_model_that_was_not_trained_here_has_no_curves(tmp_path):
