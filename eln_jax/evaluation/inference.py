@@ -18,6 +18,8 @@ from eln_jax.evaluation.maps import SINGLE_VIEW, Network, PixelMaps, Views, pixe
 
 # Undelivered batches' worth of images that may be held while a batch of equal sizes fills up.
 _WINDOW = 4
+# Pixels in a batch: a network needs a few hundred bytes for each.
+_MOST_PIXELS = 2**22
 
 
 @dataclasses.dataclass
@@ -47,8 +49,9 @@ class Predictor:
             any stride. Programs are compiled once for each network object and shape, so pass the
             same object to every `Predictor` that differs in the weights alone.
         variables: weights and statistics, passed on to `network`.
-        batch_size: images in a batch. Every batch has this size (the last is filled up with
-            repeats, which are dropped), so each shape compiles once.
+        batch_size: images in a batch, fewer where they are large. Every batch of a shape has the
+            same size (the last is filled up with repeats, which are dropped), so each shape
+            compiles once.
         pad_multiple: padded heights and widths are multiples of this, plus `pad_offset`.
         pad_offset: 1 for a network trained on crops of 8n + 1 pixels, whose maps have aligned
             corners only at such sizes; else 0.
@@ -95,7 +98,7 @@ class Predictor:
             jobs.append(job)
             alike = waiting.setdefault(job.padded.shape, [])
             alike.append(job)
-            if len(alike) == self.batch_size:
+            if len(alike) == self._batch_size_for(job.padded):
                 newest = self._dispatch(waiting.pop(job.padded.shape))
             elif len(jobs) > _WINDOW * self.batch_size and jobs[0].batch is None:
                 newest = self._dispatch(waiting.pop(jobs[0].padded.shape))
@@ -122,13 +125,20 @@ class Predictor:
             label = np.pad(label, ((0, rows - height), (0, columns - width)))
         return _Job(example, padded, label, (height, width))
 
+    def _batch_size_for(self, padded: np.ndarray) -> int:
+        """Of large images fewer: the memory that a batch needs grows with its pixels."""
+        least = 1 if self.sharding is None else len(self.sharding.device_set)
+        pixels = padded.shape[0] * padded.shape[1]
+        fitting = _MOST_PIXELS // pixels // least * least
+        return max(least, min(self.batch_size, fitting))
+
     def _padded(self, side: int) -> int:
         whole = -(-(side - self.pad_offset) // self.pad_multiple)
         return max(whole, 1) * self.pad_multiple + self.pad_offset
 
     def _dispatch(self, jobs: list[_Job]) -> PixelMaps:
         """Starts the computation of a batch without waiting for it."""
-        filled = jobs + jobs[-1:] * (self.batch_size - len(jobs))
+        filled = jobs + jobs[-1:] * (self._batch_size_for(jobs[0].padded) - len(jobs))
         image = self._put([job.padded for job in filled])
         label = self._put([job.padded_label for job in filled]) if self.doubt_labels else None
         maps = pixel_maps(self.network, self.variables, image, self.views, self.pad_offset, label)

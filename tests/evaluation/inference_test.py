@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from eln_jax.evaluation import inference
 from eln_jax.evaluation.inference import Predictor
 
 WEIGHT = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
@@ -91,6 +92,22 @@ def test_batching_changes_neither_order_nor_values(batch_size):
         np.testing.assert_array_equal(maps.prediction, alone.prediction)
         for batched, unbatched in zip(maps[:5], alone[:5], strict=True):
             np.testing.assert_allclose(batched, unbatched, atol=1e-6)
+
+
+def test_of_large_images_fewer_share_a_batch(monkeypatch):
+    monkeypatch.setattr(inference, "_MOST_PIXELS", 3 * 64 * 64)
+    shapes = []
+
+    def recording(variables, image):
+        shapes.append(image.shape)  # runs once for each compilation
+        return network(variables, image)
+
+    sizes = [(30, 30)] * 5 + [(60, 60)] * 4 + [(128, 128)] * 2
+    examples = [{"id": i, "image": image_of(*s, seed=i)} for i, s in enumerate(sizes)]
+    found = list(Predictor(recording, WEIGHT, batch_size=4).stream(examples))
+    assert shapes == [(4, 32, 32, 3), (3, 64, 64, 3), (1, 128, 128, 3)]
+    assert [example["id"] for example, _ in found] == list(range(len(sizes)))
+    assert [maps.prediction.shape for _, maps in found] == sizes
 
 
 def test_every_batch_of_a_shape_has_the_same_size_and_few_images_wait():
