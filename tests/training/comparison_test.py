@@ -65,7 +65,7 @@ def test_started_again_it_shows_the_results_without_training(compared, capsys):
         figure = f"{100 * summary(run)['last']['student/mean_iou']:.1f}"
         assert figure in shown
         assert f"<b>{figure} <small>%" in report
-    for words in ("Losses", "IoU of each class", "Confusion", "supervised only", "steps.eln"):
+    for words in ("Losses", "IoU of each class", "Confusion", "supervised only", "Configuration"):
         assert words in report
 
 
