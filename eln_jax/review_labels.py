@@ -75,7 +75,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--plant={flags.plant} must be more than 0 and less than 1.")
     if flags.seed < 0:
         raise UserError(f"--seed={flags.seed} must be 0 or more.")
-    config: Any = configuration.read_json(flags.model / "config.json", overrides)
+    path = flags.model / "config.json"
+    config: Any = configuration.read_json(path, overrides, needs_data=True)
     views = command_line.read_views(flags, config.crop_size)
 
     # Imports jax: after the flags have been understood.

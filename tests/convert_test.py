@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from eln_jax import convert, evaluate, predict
+from eln_jax import convert, evaluate, predict, review_labels
 from eln_jax.configuration import read_json
 from eln_jax.converted_configuration import official_configuration
 from eln_jax.errors import UserError
@@ -96,8 +96,9 @@ def test_a_converted_checkpoint_predicts(converted, folder):
     Image.fromarray(image).save(folder / "image.png")
     arguments = [f"--input={folder / 'image.png'}", f"--output={folder}", "--batch_size=1"]
     assert predict.main([f"--model={target}", *arguments]) == 0
-    with pytest.raises(UserError, match=r"data\.root is empty.*data\.source is voc"):
-        evaluate.main([f"--model={target}"])
+    for main, more in ((evaluate.main, []), (review_labels.main, [f"--output={folder}"])):
+        with pytest.raises(UserError, match=r"data\.root is empty.*data\.source is voc"):
+            main([f"--model={target}", *more])
     with Image.open(folder / "masks" / "image.png") as picture:
         mask = np.asarray(picture)
 
