@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -198,4 +196,3 @@ def test_a_perfect_judge_finds_what_is_planted_in_real_scenes():
     assert planted_figures(result)["precision_at_10"] >= 0.8
     assert result.regions[0].planted_overlap > HIT
     assert [r.score for r in result.regions] == sorted(r.score for r in result.regions)[::-1]
-    assert dataclasses.is_dataclass(result)
