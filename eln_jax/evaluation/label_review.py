@@ -9,8 +9,8 @@ take two things into account beside the model's probabilities: C, how often the 
 the reviewed masks say l (what it confuses all the time says little about a mask), and that a mask
 is right before one has looked. A region's score is the sum of the resulting P(label wrong) over its
 pixels. That probabilities say more than who wins, and C, is what confident learning (Northcutt et
-al. 2021) taught; the ELN's judgement, of the prediction or of the mask, made the ranking worse on
-planted errors, so it has no part here.
+al. 2021) taught; the ELN's judgement, of the prediction or of the mask, made the ranking of planted
+errors worse or no better, alone or as a factor, so it has no part here.
 """
 
 import dataclasses
