@@ -43,7 +43,7 @@ def make_page(
 
 def _article(place: int, row: Mapping[str, Any], classes: Mapping[str, Mapping[str, Any]]) -> str:
     largest = sorted(row["classes"].items(), key=lambda item: -item[1])[:_CLASSES_SHOWN]
-    shares = ", ".join(f"{_class(classes[id_])} {100 * share:.0f} %" for id_, share in largest)
+    shares = ", ".join(f"{_class(classes[id_])} {100 * share:.0f}&nbsp;%" for id_, share in largest)
     pictures = [figure(quote(row["overlay"]), shares)]
     if "error" in row:
         pictures.append(figure(quote(row["error"]), "bright: probably wrong"))
