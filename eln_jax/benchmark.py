@@ -15,21 +15,34 @@ from eln_jax.errors import UserError
 DESCRIPTION = """\
 Measures how fast a configuration runs on this machine and prints the figures as JSON.
 
-  --what=data   the input pipeline: milliseconds an image for each of its parts on one thread (read,
-                decode, augment, batch, transfer); images a second of each stream as training drives
-                it; memory; and which share of a training step's time goes by waiting for data
+  --what=step     seconds a training step in each phase, images a second, arithmetic and how much
+                  of what the device can do it is, memory of device and host; on images of noise,
+                  so no data set is needed
+  --what=compile  seconds that the steps take to compile, anew and from the cache
+  --what=eval     images a second of evaluation, without and with the ELN
+  --what=data     the input pipeline: milliseconds an image for each of its parts on one thread
+                  (read, decode, augment, batch, transfer); images a second of each stream as
+                  training drives it; memory; and which share of a training step's time goes by
+                  waiting for data
+  --what=all      all of these
 """
 EXAMPLES = """\
 Every time and rate is given as the least and the median of several. Other programs on the machine
 take their share: compare figures of one run, or images_per_cpu_second, which is by the time that
-processors really worked for the pipeline, and so what one core makes.
+processors really worked for the pipeline, and so what one core makes. XLA counts the arithmetic of
+a loop's body once, so flops_per_step is a little low.
 
 examples:
+  python -m eln_jax.benchmark --what=step --config=configs/quickstart.py
+  python -m eln_jax.benchmark --what=step --phase=semi_supervised --config=configs/voc.py \\
+      --config.dtype=bfloat16 --profile=profile --json=step.json
   python -m eln_jax.benchmark --what=data --config=configs/quickstart.py --train_steps=5
   python -m eln_jax.benchmark --what=data --config=configs/voc.py --config.data.root=VOC \\
       --config.data.workers=2 --json=data.json
 
 """
+SUBJECTS = ("step", "compile", "eval", "data")
+PHASES = ("supervised", "eln", "semi_supervised")
 STEPS = 5
 
 
@@ -45,26 +58,41 @@ def main(argv: Sequence[str]) -> int:
     rest, overrides = command_line.split_overrides(argv)
     parser = command_line.make_parser("benchmark", DESCRIPTION, EXAMPLES + command_line.CONFIG_HELP)
     parser.add_argument("--config", required=True, help="configuration file, FILE.py[:variant]")
-    parser.add_argument("--what", choices=("data",), required=True, help="what to measure")
+    parser.add_argument("--what", choices=(*SUBJECTS, "all"), default="step", help="default: step")
+    parser.add_argument(
+        "--phase", choices=PHASES, help="phase whose step is measured (default: all three)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help=f"steps of each phase to time (default {STEPS})"
+    )
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for a trace of two more steps of each phase, to be seen in XProf or Perfetto",
+    )
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="how long each stream is timed (default 10)"
     )
     parser.add_argument(
         "--train_steps",
         type=int,
-        help="steps of the third phase that are timed with data and without, from random weights; "
+        help="steps of the third phase that --what=data times with data and without; "
         f"0: none (default {STEPS}, but 0 where there is only a CPU, which may take minutes)",
     )
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     flags = parser.parse_args(rest)
     _check(flags)
-    config = configuration.load(flags.config, overrides)
+    needs_data = flags.what in ("data", "all")
+    config: Any = configuration.load(flags.config, overrides, needs_data=needs_data)
+    if not needs_data and not config.data.root and not config.data.num_classes:
+        raise UserError("How many classes? Say it with --config.data.num_classes=N.")
     configuration.complete(config)
     figures = json.dumps(_measure(flags, config), indent=2)
     print(figures)
     if flags.json:
         flags.json.write_text(figures + "\n")
-        print(f"Figures: {flags.json}", file=sys.stderr)
+        _say(f"Figures: {flags.json}")
     return 0
 
 
@@ -74,11 +102,55 @@ def _check(flags: argparse.Namespace) -> None:
         raise UserError(f"--seconds={flags.seconds} must be more than 0, and 3600 at most.")
     if flags.train_steps is not None and flags.train_steps < 0:
         raise UserError(f"--train_steps={flags.train_steps} must be 0 or more.")
+    if flags.steps < 1:
+        raise UserError(f"--steps={flags.steps} must be 1 or more.")
     if flags.json and not flags.json.absolute().parent.is_dir():
         raise UserError(f"--json={flags.json}: there is no folder {flags.json.parent}; make it.")
 
 
 def _measure(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
+    import jax
+
+    from eln_jax.benchmarks import compilation, evaluation, step
+    from eln_jax.training import assembly, sharding
+    from eln_jax.training.networks import make_networks
+    from eln_jax.training.programs import make_programs
+
+    subjects = SUBJECTS if flags.what == "all" else (flags.what,)
+    phases = (flags.phase,) if flags.phase else PHASES
+    with config.unlocked():  # weights change no time, and need not be there
+        config.model.pretrained = config.model.eln_pretrained = ""
+    mesh = sharding.make_mesh()
+    assembly.check_batches(config, mesh)
+    report = {
+        "what": flags.what,
+        "config": flags.config,
+        "devices": [device.device_kind for device in jax.devices()],
+        "processor": _processor(),
+        "dtype": config.dtype,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("jax", "flax", "grain", "pillow", "numpy")},
+        "crop_size": list(config.crop_size),
+        "batch_size": [config.batch_size_labeled, config.batch_size_unlabeled],
+    }
+    if "data" in subjects:
+        report |= _measure_data(flags, config)
+    if subjects == ("data",):
+        return report
+    # Classes weigh something whatever they weigh: equal ones take the same time.
+    programs = make_programs(config, make_networks(config), mesh, (1.0,) * config.data.num_classes)
+    if "step" in subjects:
+        report["step"] = step.measure_steps(
+            config, programs, phases, flags.steps, _say, flags.profile
+        )
+    if "compile" in subjects:
+        report["compile"] = compilation.measure_compilation(config, programs, phases, _say)
+    if "eval" in subjects:
+        report["eval"] = evaluation.measure_evaluation(config, programs, _say)
+    return report
+
+
+def _measure_data(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
     import jax
 
     from eln_jax.benchmarks import data, waiting
@@ -87,24 +159,23 @@ def _measure(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
     steps = flags.train_steps
     if steps is None:
         steps = 0 if jax.default_backend() == "cpu" else STEPS
-    report = {
-        "what": flags.what,
-        "config": flags.config,
-        "devices": [device.device_kind for device in jax.devices()],
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("jax", "grain", "pillow", "numpy")},
-        "crop_size": list(config.crop_size),
-        "workers": config.data.workers,
-        "threads": config.data.threads,
-    }
     _say(f"Timing the streams of {flags.config}, {flags.seconds:g} s each ...")
+    report = {"workers": config.data.workers, "threads": config.data.threads}
     report |= data.measure_data(inputs.make_inputs(config), config, flags.seconds)
     if steps:
         _say(f"Compiling, and timing {2 * steps} training steps; --train_steps=0 leaves it out ...")
-        with config.unlocked():  # weights change no time, and need not be there
-            config.model.pretrained = config.model.eln_pretrained = ""
         report["training"] = waiting.measure_waiting(assembly.build(config), steps)
     return report
+
+
+def _processor() -> str:
+    """The CPU's name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
 
 
 def _say(text: str) -> None:

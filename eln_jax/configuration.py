@@ -21,12 +21,15 @@ from eln_jax.errors import UserError, did_you_mean
 from eln_jax.training.opening import find_classes
 
 
-def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+def load(
+    path: str, overrides: Sequence[tuple[str, str]] = (), *, needs_data: bool = True
+) -> ConfigDict:
     """Loads a configuration file, applies overrides and checks the result.
 
     Args:
         path: a Python file with `get_config(variant="")`; "file.py:variant" passes the variant.
         overrides: pairs of a field's dotted name and its value as text.
+        needs_data: it must say where the data set lies.
 
     Returns:
         The configuration, locked.
@@ -37,7 +40,7 @@ def load(path: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
     config = _load_file(path)
     for name, text in overrides:
         _override(config, name, text)
-    check(config)
+    check(config, needs_data=needs_data)
     config.lock()
     return config
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from eln_jax import benchmark, configuration
 from eln_jax.benchmarks import data
+from eln_jax.benchmarks import figures as figures_module
 from eln_jax.errors import UserError
 from tests.tiny import QUICKSTART, tiny_overrides
 
@@ -56,7 +57,7 @@ def test_the_figures_of_scenes_that_are_made_and_of_a_training(capsys, tmp_path)
     assert figures["crop_size"] == [32, 32]
     assert figures["cores"] >= 1
     assert 50 < figures["peak_memory_mib"] < 100_000
-    assert {"jax", "grain", "pillow", "numpy"} == set(figures["versions"])
+    assert {"jax", "flax", "grain", "pillow", "numpy"} == set(figures["versions"])
     parts = figures["milliseconds_per_image"]
     assert set(parts) == PARTS
     assert parts.pop("read") is None  # there are no files
@@ -102,6 +103,7 @@ def test_without_an_accelerator_no_step_is_timed_unless_asked(monkeypatch):
     monkeypatch.setattr(data, "measure_data", lambda *_: {})
     config = configuration.load(QUICKSTART, tiny_overrides())
     flags = argparse.Namespace(what="data", config="c.py", seconds=1.0, train_steps=None)
+    flags.phase = None
     assert "training" not in benchmark._measure(flags, config)
 
 
@@ -109,7 +111,8 @@ def test_without_an_accelerator_no_step_is_timed_unless_asked(monkeypatch):
     ("flags", "words"),
     [
         (["--what=data"], "--config"),
-        ([f"--config={QUICKSTART}"], "--what"),
+        ([f"--config={QUICKSTART}", "--steps=0"], "1 or more"),
+        ([f"--config={QUICKSTART}", "--phase=third"], "'eln'"),
         ([f"--config={QUICKSTART}", "--what=dat"], "'data'"),
         ([f"--config={QUICKSTART}", "--what=data", "--seconds=0"], "more than 0"),
         ([f"--config={QUICKSTART}", "--what=data", "--seconds=nan"], "more than 0"),
@@ -133,3 +136,61 @@ def test_a_mistake_ends_the_command_with_2():
     assert process.stdout == ""
     assert len(process.stderr.strip().splitlines()) == 1
     assert process.stderr.startswith("eln_jax: ")
+
+
+def measure(capsys, what, *flags):
+    fields = [f"--config.{name}={value}" for name, value in tiny_overrides()]
+    assert benchmark.main([f"--what={what}", f"--config={QUICKSTART}", *fields, *flags]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_figures_of_a_step(capsys, tmp_path):
+    profile = tmp_path / "profile"
+    figures = measure(capsys, "step", "--phase=eln", "--steps=2", f"--profile={profile}")
+    assert (figures["dtype"], figures["batch_size"]) == ("float32", [4, 4])
+    ((phase, step),) = figures["step"].items()
+    assert phase == "eln"
+    check_spread(step["seconds_per_step"])
+    fastest, median = step["seconds_per_step"]["min"], step["seconds_per_step"]["median"]
+    assert step["images_per_second"]["median"] == pytest.approx(4 / median, rel=0.02, abs=0.01)
+    assert step["images_per_second"]["min"] <= 4 / fastest + 0.01
+    assert step["flops_per_second"] == pytest.approx(step["flops_per_step"] / median, rel=0.01)
+    assert step["utilisation"] is None  # nobody says what a CPU can do
+    assert step["program_memory_gib"]["arguments"] > 0
+    assert step["peak_host_memory_gib"] > 0.05
+    assert list(profile.glob("eln/**/*.xplane.pb"))
+
+
+def test_the_arithmetic_of_a_step_grows_with_its_batch(capsys):
+    def flops(*flags):
+        found = measure(capsys, "step", "--phase=supervised", "--steps=1", *flags)
+        return found["step"]["supervised"]["flops_per_step"]
+
+    four, eight, sixteen = (flops(f"--config.batch_size_labeled={n}") for n in (4, 8, 16))
+    assert sixteen - eight == pytest.approx(2 * (eight - four), rel=0.05)  # the rest: the optimiser
+    assert eight > 1.5 * four
+
+
+def test_the_seconds_of_compilation_and_evaluation(capsys):
+    figures = measure(capsys, "compile", "--phase=supervised")
+    seconds = figures["compile"]["supervised"]
+    assert set(seconds) == {"trace_seconds", "cold_seconds", "cached_seconds"}
+    assert seconds["cached_seconds"] < seconds["cold_seconds"]
+    evaluation = measure(capsys, "eval")["eval"]
+    assert (evaluation["image_size"], evaluation["batch"]) == ([32, 32], 4)
+    check_spread(evaluation["images_per_second"])
+    check_spread(evaluation["images_per_second_with_eln"])
+
+
+def test_a_step_is_measured_without_data_but_not_without_the_number_of_classes():
+    with pytest.raises(UserError, match="How many classes"):
+        benchmark.main(["--what=step", "--config=configs/folder.py"])
+    with pytest.raises(UserError, match="data[.]root is empty"):
+        benchmark.main(["--what=data", "--config=configs/folder.py"])
+
+
+def test_the_share_of_a_devices_peak_is_told_where_it_is_known():
+    assert figures_module.peak_flops("NVIDIA H100 80GB HBM3", "bfloat16") == 989e12
+    assert figures_module.peak_flops("NVIDIA H100 PCIe", "bfloat16") == 756e12
+    assert figures_module.peak_flops("NVIDIA H100 80GB HBM3", "float32") is None
+    assert figures_module.peak_flops("cpu", "bfloat16") is None

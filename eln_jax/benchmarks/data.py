@@ -4,15 +4,15 @@ import functools
 import io
 import multiprocessing
 import os
-import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from eln_jax.benchmarks.figures import Spread, spread
 from eln_jax.data.decoding import decode_image
 from eln_jax.data.records import RecordSource
 from eln_jax.data.simulated_errors.simulation import simulate_errors, thin_out
@@ -28,8 +28,6 @@ _IMAGES = 48
 _BATCHES = 20
 _ROUNDS = 5
 _MIB = 2**20
-
-Spread = dict[str, float]
 
 
 def measure_data(inputs: Inputs, config: Any, seconds: float) -> dict[str, Any]:
@@ -186,8 +184,3 @@ def _peak_mib(process: int) -> int | None:
         return None
     kib = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")), None)
     return None if kib is None else round(int(kib) * 1024 / _MIB)
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Returns the least and the median value, rounded for reading."""
-    return {"min": round(min(values), 4), "median": round(statistics.median(values), 4)}

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from eln_jax.benchmarks.data import spread
+from eln_jax.benchmarks.figures import spread
 from eln_jax.training import assembly
 from eln_jax.training.sharding import put_batch
 
@@ -27,11 +27,11 @@ def measure_waiting(parts: assembly.Parts, steps: int) -> dict[str, Any]:
     if parts.data.with_simulated_errors is not None:
         streams["labeled"] = parts.data.with_simulated_errors(None)
     iterators = {name: iter(stream) for name, stream in streams.items()}
-    state = parts.start_teacher(parts.initial_state())
-    step, key = parts.steps["semi_supervised"], jax.random.key(parts.config.seed)
+    state = parts.programs.start_teacher(parts.programs.initial_state())
+    step, key = parts.programs.steps["semi_supervised"], jax.random.key(parts.config.seed)
 
     def take() -> Any:
-        return put_batch({name: next(it) for name, it in iterators.items()}, parts.mesh)
+        return put_batch({name: next(it) for name, it in iterators.items()}, parts.programs.mesh)
 
     try:
         same = take()

@@ -84,7 +84,7 @@ def measure_confusion(
         for _ in range(min(_MOST_BATCHES, once)):
             if stop.requested:
                 return None
-            batch = put_batch(next(iterator), parts.mesh)
+            batch = put_batch(next(iterator), parts.programs.mesh)
             total += np.asarray(count(student_variables(state), batch["image"], batch["label"]))
     finally:
         iterator.close()

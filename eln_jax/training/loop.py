@@ -103,9 +103,9 @@ class Run:
         self.books = Bookkeeping({}, parts.data.fingerprint)
         self.checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
         if self.checkpoints.latest_step is None:
-            self.state = parts.initial_state()
+            self.state = parts.programs.initial_state()
         else:
-            self.state, saved = self.checkpoints.restore(parts.abstract_state())
+            self.state, saved = self.checkpoints.restore(parts.programs.abstract_state())
             self.books = Bookkeeping(**saved)
             _check_fingerprint(self.books.fingerprint, parts.data.fingerprint, workdir)
             display.message(f"Going on from the checkpoint of step {int(self.state.step)}.")
@@ -180,9 +180,9 @@ class Run:
         config = self.parts.config
         self._prepare_teacher(phase)
         started = time.perf_counter()
-        batch = put_batch(self._next_batch(phase.name), self.parts.mesh)
+        batch = put_batch(self._next_batch(phase.name), self.parts.programs.mesh)
         batch_ready = time.perf_counter()
-        self.state, metrics = self.parts.steps[phase.name](self.state, batch, self.key)
+        self.state, metrics = self.parts.programs.steps[phase.name](self.state, batch, self.key)
         self.books.window.append(metrics)
         self.step += 1
         jax.block_until_ready(self.books.window[self.waits_for])
@@ -210,9 +210,9 @@ class Run:
         if phase.name != "semi_supervised":
             return
         if self.step == phase.start:
-            self.state = self.parts.start_teacher(self.state)
+            self.state = self.parts.programs.start_teacher(self.state)
         elif every and (self.step - phase.start) % every == 0:
-            self.state = self.parts.reset_student(self.state)
+            self.state = self.parts.programs.reset_student(self.state)
 
     def close(self) -> None:
         """Ends what runs in the background."""

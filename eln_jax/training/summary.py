@@ -45,7 +45,7 @@ def write(books: Bookkeeping, parts: Parts, workdir: Path) -> dict[str, Any]:
         "val": len(parts.data.partition.val),
         "seconds": books.seconds,
         "peak_memory_bytes": peak_memory_bytes(),
-        "devices": [device.device_kind for device in parts.mesh.devices.flat],
+        "devices": [device.device_kind for device in parts.programs.mesh.devices.flat],
         "eln_jax": __version__,
         "jax": jax.__version__,
         "python": sys.version.split()[0],

@@ -117,11 +117,11 @@ def make_predictor(parts: Parts, state: TrainState, name: str, *, with_eln: bool
     return Predictor(
         network=parts.evaluation.network_with_eln if with_eln else parts.evaluation.network,
         variables=variables,
-        batch_size=round_up(config.eval.batch_size, parts.mesh),
+        batch_size=round_up(config.eval.batch_size, parts.programs.mesh),
         pad_offset=config.crop_size[0] % 8,  # 0 or 1, as the network's maps were in training
         fill=parts.evaluation.padding_colour,
         warp_size=tuple(config.crop_size) if config.eval.protocol == "warp" else None,
-        sharding=split(parts.mesh),
+        sharding=split(parts.programs.mesh),
     )
 
 

@@ -10,7 +10,7 @@ from tests.tiny import tiny_config
 
 def arguments(parts):
     """What the compiled steps were given."""
-    return parts.steps["supervised"].__wrapped__.keywords["args"]
+    return parts.programs.steps["supervised"].__wrapped__.keywords["args"]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,9 @@ def first_updates():
     """The first update by gradients of 1, of each network; weights are 2."""
     config = tiny_config(optim__encoder_factor="0.25", optim__weight_decay="0.5")
     parts = assembly.build(config)
-    weights = jax.tree.map(lambda x: np.full(x.shape, 2, np.float32), parts.abstract_state().params)
+    weights = jax.tree.map(
+        lambda x: np.full(x.shape, 2, np.float32), parts.programs.abstract_state().params
+    )
     ones = jax.tree.map(np.ones_like, weights)
 
     @jax.jit
@@ -199,7 +201,7 @@ def place(array):
 
 
 def test_the_abstract_state_is_that_of_the_first_state(tiny):
-    first, abstract = tiny.initial_state(), tiny.abstract_state()
+    first, abstract = tiny.programs.initial_state(), tiny.programs.abstract_state()
     assert jax.tree.structure(first) == jax.tree.structure(abstract)
     for real, shape in zip(jax.tree.leaves(first), jax.tree.leaves(abstract), strict=True):
         assert (real.shape, real.dtype, real.sharding) == (shape.shape, shape.dtype, shape.sharding)

@@ -143,7 +143,7 @@ class Warped:
 def evaluated_again(compared, tmp_path_factory):
     """Figures of the trained weights by protocol, and of scenes of the crop's size."""
     parts = assembly.build(tiny_config(**FIELDS, log__panel_images="0"))
-    state, _ = Checkpoints(compared).restore(parts.abstract_state())
+    state, _ = Checkpoints(compared).restore(parts.programs.abstract_state())
     folder = tmp_path_factory.mktemp("evaluated_again")
     small = dataclasses.replace(parts.data, val=Warped(parts.data.val, 32, 32))
     found = {}

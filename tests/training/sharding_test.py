@@ -13,10 +13,10 @@ def run_one_step(num_devices):
     fields = {"gate": "confidence", "gate_threshold": "0.21", "loss_ceilings": "(0.0, 0.0)"}
     config = tiny_config(**{f"method__{name}": value for name, value in fields.items()})
     parts = assembly.build(config, mesh)
-    state = parts.initial_state()
+    state = parts.programs.initial_state()
     batch = {name: next(iter(stream)) for name, stream in parts.data.streams.items()}
     batch = sharding.put_batch(batch, mesh)
-    state, metrics = parts.steps["semi_supervised"](state, batch, jax.random.key(0))
+    state, metrics = parts.programs.steps["semi_supervised"](state, batch, jax.random.key(0))
     return jax.device_get((metrics, state))
 
 
