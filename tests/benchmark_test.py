@@ -185,7 +185,7 @@ def test_the_seconds_of_compilation_and_evaluation(capsys):
 def test_a_step_is_measured_without_data_but_not_without_the_number_of_classes():
     with pytest.raises(UserError, match="How many classes"):
         benchmark.main(["--what=step", "--config=configs/folder.py"])
-    with pytest.raises(UserError, match="data[.]root is empty"):
+    with pytest.raises(UserError, match=r"data\.root is empty"):
         benchmark.main(["--what=data", "--config=configs/folder.py"])
 
 

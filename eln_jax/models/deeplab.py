@@ -15,9 +15,9 @@ from eln_jax.models.layers import (
     Groups,
     fan_in_normal,
     fan_in_uniform,
-    resize_bilinear,
     resize_bilinear_centred,
 )
+from eln_jax.models.upsampled import UpsampledConv
 
 
 class Prediction(NamedTuple):
@@ -109,10 +109,10 @@ class Fusion(nn.Module):
             return nn.relu(BatchNorm(name=name, **types)(y, train=train, groups=groups))
 
         low = norm_relu(conv(self.low_width, name="low_conv")(low), "low_bn")
-        x = jnp.concatenate([resize_bilinear(x, low.shape[1:3]), low], -1)
-        for i, rate in enumerate(self.dropout_rates, start=1):
-            x = norm_relu(conv(self.width, 3, name=f"conv{i}")(x), f"bn{i}")
-            x = Dropout(rate)(x, active=dropout)
+        x = UpsampledConv(self.width, name="conv1", **types)(x, low)
+        x = Dropout(self.dropout_rates[0])(norm_relu(x, "bn1"), active=dropout)
+        x = norm_relu(conv(self.width, 3, name="conv2")(x), "bn2")
+        x = Dropout(self.dropout_rates[1])(x, active=dropout)
         return conv(self.width, use_bias=True, name="conv3")(x)
 
 
