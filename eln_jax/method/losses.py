@@ -3,6 +3,9 @@
 Nothing here divides by a count that may be zero: a term without pixels is 0 with zero gradients.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -46,6 +49,38 @@ def below_ceiling_only(loss: jax.Array, supervised: jax.Array, ceiling: float) -
     """
     learns = jax.lax.stop_gradient(loss >= ceiling * supervised)
     return jnp.where(learns, loss, 0.0)
+
+
+def differentiated_if_needed(
+    loss: Callable[[Any], tuple[jax.Array, Any]], params: Any
+) -> tuple[jax.Array, Any]:
+    """Evaluates a loss whose gradient costs nothing where nobody asks for it.
+
+    An auxiliary decoder at its ceiling has a gradient of zero. That is known before the backward
+    pass, half of the work, which is then left out.
+
+    Args:
+        loss: params -> (scalar, anything else that is not differentiated).
+        params: what it is differentiated by.
+
+    Returns:
+        As `loss`.
+    """
+
+    @jax.custom_vjp
+    def evaluate(params):
+        return loss(params)
+
+    def forward(params):
+        value, backward, rest = jax.vjp(loss, params, has_aux=True)
+        return (value, rest), backward
+
+    def gradient(backward, given):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return jax.lax.cond(given[0] != 0, backward, lambda _: (zeros,), given[0])
+
+    evaluate.defvjp(forward, gradient)
+    return evaluate(params)
 
 
 def eln_loss(

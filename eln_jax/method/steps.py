@@ -277,20 +277,23 @@ def _labeled_terms(params, old, student, batch, key, args):
     features = jax.tree.map(lambda x: jax.lax.stop_gradient(student.split(x)[0]), student.features)
     predictions, aux_stats, aux_losses, learning = [], {}, {}, {}
     for name, ceiling in zip(_aux_names(settings), settings.loss_ceilings, strict=True):
-        prediction, updates = args.networks.aux_decoder.apply(
-            {
-                "params": params["aux_decoders"][name],
-                "batch_stats": old.batch_stats["aux_decoders"][name],
-            },
-            features,
-            train=True,
-            dropout=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": jax.random.fold_in(key, 10 + int(name))},
+
+        def aux_loss(params, name=name):
+            prediction, updates = args.networks.aux_decoder.apply(
+                {"params": params, "batch_stats": old.batch_stats["aux_decoders"][name]},
+                features,
+                train=True,
+                dropout=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(key, 10 + int(name))},
+            )
+            return _supervised_loss(prediction.logits, label, args), (prediction.logits, updates)
+
+        aux, (aux_logits, updates) = losses.differentiated_if_needed(
+            aux_loss, params["aux_decoders"][name]
         )
         aux_stats[name] = updates["batch_stats"]
-        predictions.append(prediction.logits)
-        aux = _supervised_loss(prediction.logits, label, args)
+        predictions.append(aux_logits)
         aux_losses[name] = aux
         learning[name] = losses.below_ceiling_only(aux, supervised, ceiling)
 

@@ -142,3 +142,41 @@ def test_zero_embeddings_have_finite_gradients():
         )
     )(jnp.zeros((2, 3)))
     assert np.isfinite(gradient).all()
+
+
+def test_a_gradient_that_nobody_asks_for_is_left_out_and_any_other_is_the_same():
+    ran = []
+
+    def loss(w):
+        y = jnp.sin(w).sum()
+        return y + watched(w), {"doubled": 2 * w}
+
+    @jax.custom_vjp
+    def watched(w):
+        return (w**2).sum()
+
+    def backward(w, given):
+        jax.debug.callback(lambda: ran.append(1))
+        return (2 * w * given,)
+
+    watched.defvjp(lambda w: (watched(w), w), backward)
+
+    @jax.jit
+    def gradient(w, factor):
+        def total(w):
+            value, rest = losses.differentiated_if_needed(loss, w)
+            return factor * value, (value, rest)
+
+        return jax.grad(total, has_aux=True)(w)
+
+    w = jnp.array([0.3, -2.0])
+    found, (value, rest) = gradient(w, 3.0)
+    jax.effects_barrier()
+    assert len(ran) == 1
+    np.testing.assert_allclose(found, 3 * (jnp.cos(w) + 2 * w), rtol=1e-6)
+    np.testing.assert_allclose(value, jnp.sin(w).sum() + (w**2).sum(), rtol=1e-6)
+    np.testing.assert_array_equal(rest["doubled"], 2 * w)
+    none, _ = gradient(w, 0.0)
+    jax.effects_barrier()
+    assert len(ran) == 1  # not once more
+    np.testing.assert_array_equal(none, jnp.zeros(2))
