@@ -20,7 +20,7 @@ from eln_jax.data.sources import FileSource, Source
 from eln_jax.data.stream import Stream
 from eln_jax.data.transforms import augment
 from eln_jax.training.inputs import Inputs, make_augmentation, make_simulation
-from eln_jax.training.summary import peak_memory_bytes
+from eln_jax.training.memory import peak_memory_bytes
 
 # Images whose parts are timed one by one, batches that are put together and sent, and stretches of
 # a stream that are timed.

@@ -12,8 +12,8 @@ from eln_jax.benchmarks.figures import peak_flops, spread
 from eln_jax.data.simulated_errors.simulation import thin_out
 from eln_jax.training import sharding
 from eln_jax.training.inputs import make_simulation
+from eln_jax.training.memory import give_back, peak_memory_bytes
 from eln_jax.training.programs import Programs
-from eln_jax.training.summary import peak_memory_bytes
 
 _GIB = 2**30
 
@@ -46,6 +46,7 @@ def measure_steps(
     batch = random_batch(config)
     state = programs.start_teacher(programs.initial_state())
     key = jax.random.key(config.seed)
+    give_back()
     report = {}
     for phase in phases:
         parts = ("labeled", "unlabeled") if phase == "semi_supervised" else ("labeled",)
@@ -55,6 +56,7 @@ def measure_steps(
         started = time.perf_counter()
         step = programs.steps[phase].lower(state, chosen, key).compile()
         figures: dict[str, Any] = {"compile_seconds": round(time.perf_counter() - started, 2)}
+        give_back()  # as a training does
         say(f"Timing {steps} steps of phase {phase} ...")
         times = []
         for number in range(steps + 2):

@@ -8,6 +8,7 @@ stopped.
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.label_errors import with_label_errors
 from eln_jax.training.logging import MetricsLogger, Progress
+from eln_jax.training.memory import give_back
 from eln_jax.training.opening import cut_size
 from eln_jax.training.sharding import put_batch
 from eln_jax.training.workdir import claimed, differences
@@ -121,7 +123,7 @@ class Run:
         )
         self.stopwatch = Stopwatch()
         self.since = time.perf_counter() - self.books.seconds
-        self.compiled: set[str] = set()
+        self.compiled: dict[str, Callable] = {}  # the step of each phase met so far
         # One step runs while the next is fed. Not on a CPU, where a waiting step holds gigabytes
         # for its intermediate results already, and gains nothing: threads make its batch anyway.
         self.waits_for = slice(-1, None) if jax.default_backend() == "cpu" else slice(-2, -1)
@@ -182,14 +184,18 @@ class Run:
         started = time.perf_counter()
         batch = put_batch(self._next_batch(phase.name), self.parts.programs.mesh)
         batch_ready = time.perf_counter()
-        self.state, metrics = self.parts.programs.steps[phase.name](self.state, batch, self.key)
+        first = phase.name not in self.compiled
+        if first:
+            step = self.parts.programs.steps[phase.name]
+            self.compiled[phase.name] = step.lower(self.state, batch, self.key).compile()
+            give_back()
+        self.state, metrics = self.compiled[phase.name](self.state, batch, self.key)
         self.books.window.append(metrics)
         self.step += 1
         jax.block_until_ready(self.books.window[self.waits_for])
-        if phase.name in self.compiled:
+        if not first:  # which compiles: not counted as speed
             images = sum(part["image"].shape[0] for part in batch.values())
             self.stopwatch.add(images, started, batch_ready)
-        self.compiled.add(phase.name)  # the first step of a phase compiles: not counted as speed
         self.display.update(self.step, {})
         if self.step % config.log.every == 0 or self.step == phase.end:
             figures = self.books.close_window() | self.stopwatch.read()

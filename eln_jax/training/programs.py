@@ -75,8 +75,12 @@ def make_programs(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
             jax.eval_shape(partial(make_state, pretrained=False)),
         ),
-        start_teacher=jax.jit(method_state.start_teacher, donate_argnums=0),
-        reset_student=jax.jit(method_state.reset_student, donate_argnums=0),
+        start_teacher=jax.jit(
+            method_state.start_teacher, donate_argnums=0, out_shardings=replicated
+        ),
+        reset_student=jax.jit(
+            method_state.reset_student, donate_argnums=0, out_shardings=replicated
+        ),
     )
 
 

@@ -1,7 +1,6 @@
 """The end of a run: `summary.json`, curves, and the table on the screen."""
 
 import json
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from eln_jax.evaluation.curves import read_metrics, write_curves
 from eln_jax.training.assembly import Parts
 from eln_jax.training.bookkeeping import Bookkeeping
 from eln_jax.training.logging import duration
+from eln_jax.training.memory import peak_memory_bytes
 
 # What a process knows of itself; the rest comes from the checkpoint.
 _MEASURED = ("peak_memory_bytes", "devices", "eln_jax", "jax", "python")
@@ -66,12 +66,6 @@ def _measured_before(path: Path, last: dict[str, Any]) -> dict[str, Any]:
     if earlier.get("last") != last:
         return {}
     return {name: earlier[name] for name in _MEASURED if name in earlier}
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that this process has held so far, on the host (Linux counts in KiB)."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
