@@ -286,7 +286,8 @@ def _difference(saved: Path, wanted: TrainState) -> str:
         named = ((jax.tree_util.keystr(key, simple=True, separator="/"), x) for key, x in leaves)
         return {name: f"{x.dtype}{list(x.shape)}" for name, x in named}
 
-    there, here = arrays(ocp.StandardCheckpointHandler().metadata(saved).tree), arrays(wanted)
+    metadata = ocp.StandardCheckpointHandler().metadata(saved)  # type: ignore[arg-type]
+    there, here = arrays(metadata.tree), arrays(wanted)
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) != here.get(name):
             return f"{name} is {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
