@@ -61,8 +61,8 @@ def claimed(
         tell: takes lines for the screen: a line a field that differs.
 
     Raises:
-        UserError: it cannot be made, another process trains in it, or it belongs to a run of
-            another config.
+        UserError: it cannot be made or, later, written to, another process trains in it, or it
+            belongs to a run of another config.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -80,7 +80,17 @@ def claimed(
             raise UserError(
                 f"The folder {workdir} cannot be used as --workdir: {error}."
             ) from error
-        yield
+        try:
+            yield
+        except OSError as error:
+            # As in a folder that is full or gone; files of the data say their own name.
+            path = Path(error.filename) if isinstance(error.filename, str) else workdir
+            if not path.absolute().is_relative_to(workdir.absolute()):
+                raise
+            raise UserError(
+                f"{path} cannot be written ({error.strerror or error}); the checkpoints so far are "
+                "whole: make room or bring the folder back, and the same command goes on."
+            ) from error
 
 
 def _compare_config(
