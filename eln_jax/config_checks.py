@@ -80,6 +80,8 @@ NOT_NEGATIVE = (
     "optim.power",
     "optim.warmup_steps",
     "optim.clip_norm",
+    "divergence.loss_limit",
+    "divergence.max_skipped_steps",
     "eval.max_images",
     "log.panel_images",
 )

@@ -33,6 +33,13 @@ def default_config() -> Any:
     config.checkpoint = _block()
     config.checkpoint.every = 1000  # steps between checkpoints
     config.checkpoint.keep = 2  # latest checkpoints kept, beside the best one
+    # A step is bad if its loss or gradient is not finite, or its loss above the limit. Its batch is
+    # kept in workdir/diverged.
+    config.divergence = _block()
+    config.divergence.loss_limit = 0.0  # 0: none
+    # Bad steps that change no weights and the run outlives, in all; one more stops it. 0: the first
+    # one does.
+    config.divergence.max_skipped_steps = 0
     return config
 
 

@@ -39,14 +39,28 @@ def main(argv: Sequence[str]) -> int:
         type=Path,
         help="folder for checkpoints, metrics.jsonl, pictures and report.html; made if absent",
     )
+    parser.add_argument(
+        "--previous_if_damaged",
+        action="store_true",
+        help="if the latest checkpoint is damaged, set it aside (in checkpoints_damaged) and go on "
+        "from the newest whole one, instead of saying so and stopping",
+    )
+    parser.add_argument(
+        "--force_config",
+        action="store_true",
+        help="go on although fields have changed that change results; config.json keeps the new "
+        "ones, config.json.before_step_N the old ones",
+    )
     flags = parser.parse_args(rest)
     config = configuration.load(flags.config, overrides)
     if found := configuration.complete(config):
         print(found)
 
     from eln_jax.training import comparison  # imports jax: after the flags have been understood
+    from eln_jax.training.workdir import Resume
 
-    return comparison.train_all(config, configuration.to_json(config), flags.workdir)
+    resume = Resume(flags.previous_if_damaged, flags.force_config)
+    return comparison.train_all(config, configuration.to_json(config), flags.workdir, resume)
 
 
 if __name__ == "__main__":

@@ -256,7 +256,8 @@ esac
 
 name="" zone="" project="" type="" runtime="" setup="" host=0 wait=60 restarts=50
 dry_run="" spot="" existing="" then_delete="" config="" workdir=""
-training=(.venv/bin/python -m eln_jax.main --distributed)
+# Nobody may be there to choose if a checkpoint is damaged.
+training=(.venv/bin/python -m eln_jax.main --distributed --previous_if_damaged)
 for argument in "$@"; do
   case $argument in
     --help | -h) help "$command" && exit ;;

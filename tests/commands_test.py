@@ -1,11 +1,8 @@
 """The doors as a user opens them: exit codes and one clear sentence for each mistake."""
 
-import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -141,49 +138,3 @@ def test_a_corrupt_image(folder):
 
 def test_more_labelled_images_than_masks(folder):
     assert "2 training image" in train_folder(folder, "--config.data.labeled_count=3")
-
-
-def train_to_the_end(workdir):
-    process = command("main", *train_arguments(workdir))
-    _, errors = process.communicate(timeout=900)
-    assert process.returncode == 0, errors
-
-
-def train_arguments(workdir):
-    # SIGKILL comes at any moment; a checkpoint every second step leaves steps to repeat.
-    fields = tiny_overrides(
-        steps__supervised="8", steps__eln="8", steps__semi_supervised="8",
-        checkpoint__every="2", eval__every="4",
-    )  # fmt: skip
-    return [f"--config={QUICKSTART}", f"--workdir={workdir}", *overrides(fields)]
-
-
-def metric_rows(workdir):
-    """Rows without timings; a line that is being written is left out."""
-    path = workdir / "metrics.jsonl"
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        timings = ("images_per_second", "seconds_per_step", "data_wait_share")
-        rows.append({k: v for k, v in row.items() if k not in timings})
-    return rows
-
-
-@pytest.mark.slow
-def test_kill_9_in_each_phase_changes_nothing(tmp_path):
-    train_to_the_end(tmp_path / "whole")
-    expected = metric_rows(tmp_path / "whole")
-    for kill_at in (3, 11, 19):  # one in each phase
-        process = command("main", *train_arguments(tmp_path / "killed"))
-        deadline = time.monotonic() + 600
-        while not any(row["step"] >= kill_at for row in metric_rows(tmp_path / "killed")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert len(metric_rows(tmp_path / "killed")) < len(expected)
-    train_to_the_end(tmp_path / "killed")
-    assert metric_rows(tmp_path / "killed") == expected

@@ -479,7 +479,7 @@ def test_a_host_trains_once_at_a_time_and_remembers_the_end(machine):
     machine.run("flock", "eln_jax/train.lock", "true")
     assert machine.run("bash", "-c", ask)[0] == "3\n"
     assert (machine.root / "eln_jax/train.log").read_text() == "a loss\n"
-    flags = ["-m", "eln_jax.main", "--distributed", *TRAINING]
+    flags = ["-m", "eln_jax.main", "--distributed", "--previous_if_damaged", *TRAINING]
     assert machine.records() == [["GLIBC_TUNABLES=", "python", *flags]]
 
 
@@ -640,13 +640,22 @@ def test_slurm_prints_what_it_runs(machine, variables, start, end):
     assert len(lines) == 1
     calls = machine.pasted(lines)
     assert calls == machine.executed(*SBATCH, **JOB, **variables)
-    words = [*start.split(), "-m", "eln_jax.main", "--config=c", *AWKWARD, *end]
+    words = [
+        *start.split(),
+        "-m",
+        "eln_jax.main",
+        "--previous_if_damaged",
+        "--config=c",
+        *AWKWARD,
+        *end,
+    ]
     assert calls == [["GLIBC_TUNABLES=", *words]]
 
 
 def test_slurm_can_be_looked_at_outside_of_a_job(machine):
     assert machine.printed("bash", "launch/slurm.sbatch", "--config=c", "--workdir=w") == [
-        "srun --kill-on-bad-exit=0 --cpus-per-task=8 python -m eln_jax.main --config=c --workdir=w"
+        "srun --kill-on-bad-exit=0 --cpus-per-task=8 python -m eln_jax.main --previous_if_damaged "
+        "--config=c --workdir=w"
     ]
 
 
@@ -723,7 +732,13 @@ def test_skypilot_installs(machine, task):
 def test_skypilot_trains(machine, task):
     machine.fake(".venv/bin/python")
     calls = machine.executed("bash", "-c", task["run"], **task["envs"])
-    start = ["python", "-m", "eln_jax.main", "--config=configs/quickstart.py"]
+    start = [
+        "python",
+        "-m",
+        "eln_jax.main",
+        "--previous_if_damaged",
+        "--config=configs/quickstart.py",
+    ]
     assert calls == [["GLIBC_TUNABLES=", *start, "--workdir=/runs/quickstart", "--config.seed=0"]]
     variables = task["envs"] | {
         "FLAGS": "--config.data.root='/data/my VOC' --config.x=\"it's\"",

@@ -17,6 +17,7 @@ with errors made on purpose, best as coarse as the logits.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -72,6 +73,8 @@ class StepArguments:
         learning_rate: schedule from the step number.
         settings: the method's constants.
         views: the strong view's constants.
+        loss_limit: a step with a loss above it is bad, as one whose loss or gradient is not finite.
+        skip_bad_steps: a bad step counts, but changes neither networks nor optimisers.
     """
 
     networks: Any
@@ -80,6 +83,8 @@ class StepArguments:
     learning_rate: optax.Schedule
     settings: MethodSettings
     views: views.ViewSettings
+    loss_limit: float = float("inf")
+    skip_bad_steps: bool = False
 
 
 def supervised_step(
@@ -416,13 +421,17 @@ def _update(old, trained, loss_fn, args) -> tuple[state.TrainState, Metrics]:
         "learning_rate": learning_rate,
         "grad_norm/student": optax.tree.norm(grads["student"]),
     }
+    bad = ~jnp.isfinite(total + metrics["grad_norm/student"]) | (total > args.loss_limit)
     new = old.replace(
         step=old.step + 1,
         params=params,
         batch_stats={**old.batch_stats, **batch_stats},
         opt_state=opt_state,
     )
-    return new, metrics
+    if args.skip_bad_steps:
+        bad |= ~jnp.isfinite(optax.tree.norm(grads))
+        new = jax.tree.map(partial(jnp.where, bad), old.replace(step=new.step), new)
+    return new, metrics | {"bad_step": bad}
 
 
 def _new_teacher(old, new, teacher_stats, settings):

@@ -37,6 +37,7 @@ class Bookkeeping:
         scores: {"step", "phase", figures...} of every evaluation so far.
         seconds: time spent so far, over all the starts of the run, as far as it was saved.
         confusion: the main decoder's counts that simulated errors are drawn by, once measured.
+        skipped_steps: bad steps left out so far.
     """
 
     iterators: dict[str, Any]
@@ -46,6 +47,7 @@ class Bookkeeping:
     scores: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
     confusion: list[list[int]] | None = None
+    skipped_steps: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values; fetches what is still on the devices."""
@@ -53,9 +55,14 @@ class Bookkeeping:
         return dataclasses.asdict(self)
 
     def close_window(self) -> dict[str, float]:
-        """Returns the mean of each figure over the window, and starts a new one."""
+        """Returns the mean of each figure over the window, and starts a new one.
+
+        Empty if all of its steps were left out.
+        """
         rows = self.to_json()["window"]
         self.window = []
+        if not rows:
+            return {}
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     def best(self) -> dict[str, Any] | None:

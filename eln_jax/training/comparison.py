@@ -8,22 +8,29 @@ from typing import Any
 from eln_jax.training import loop, summary
 from eln_jax.training.logging import Progress, iou_table, print_table
 from eln_jax.training.reporting import SUPERVISED_ONLY, report_or_reason, write_run_report
+from eln_jax.training.workdir import Resume
 
 
-def train_all(config: Any, config_json: str, workdir: Path) -> int:
+def train_all(
+    config: Any,
+    config_json: str,
+    workdir: Path,
+    resume: Resume = Resume(),  # noqa: B008 (a constant)
+) -> int:
     """Trains, compares if the config says so, and shows the results.
 
     Args:
         config: fields as in `eln_jax.defaults`, already checked.
         config_json: the same as JSON.
         workdir: the run's folder; the supervised-only run lies in its `supervised_only`.
+        resume: what an earlier run there may be continued in spite of.
 
     Returns:
         The exit code: 0 at the end, 128 + the signal's number if stopped.
     """
     runs = {}
     with Progress(log_every=config.log.every) as display:
-        outcome = loop.train_and_evaluate(config, config_json, workdir, display)
+        outcome = loop.train_and_evaluate(config, config_json, workdir, display, resume)
         if outcome.summary is None:
             return outcome.exit_code
         semi_supervised = config.steps.semi_supervised > 0
@@ -31,7 +38,9 @@ def train_all(config: Any, config_json: str, workdir: Path) -> int:
         if config.compare_supervised:
             display.message("Now with the labelled images alone, for the same number of steps.")
             alone, alone_json = supervised_only(config, config_json)
-            outcome = loop.train_and_evaluate(alone, alone_json, workdir / SUPERVISED_ONLY, display)
+            outcome = loop.train_and_evaluate(
+                alone, alone_json, workdir / SUPERVISED_ONLY, display, resume
+            )
             if outcome.summary is None:
                 return outcome.exit_code
             runs = {"supervised only": outcome.summary} | runs

@@ -56,13 +56,11 @@ class MetricsLogger:
         path = workdir / "metrics.jsonl"
         _drop_rows_after(path, resume_step, evaluated_step)
         self._file = path.open("a", encoding="utf-8")
-        self._writer = None
+        self._events = None
         if tensorboard:
-            from tensorboardX import SummaryWriter  # slow to import, and only needed here
+            from eln_jax.training.event_file import EventFile  # slow to import, maybe not needed
 
-            self._writer = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=resume_step + 1, flush_secs=10
-            )
+            self._events = EventFile(workdir / "tensorboard", resume_step + 1)
 
     def write(self, step: int, phase: str, split: str, figures: Mapping[str, Any]) -> None:
         """Appends a row.
@@ -77,22 +75,25 @@ class MetricsLogger:
         row = {"step": step, "phase": phase, "split": split, **plain}
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
-        if self._writer is not None:
+        if self._events is not None:
             for name, value in plain.items():
                 if isinstance(value, numbers.Real):
-                    self._writer.add_scalar(f"{split}/{name}", value, step)
+                    self._events.scalar(f"{split}/{name}", float(value), step)
+            self._events.flush()
 
     def images(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Adds pictures, uint8 [height, width, 3] by name, to TensorBoard."""
-        if self._writer is not None:
+        if self._events is not None:
             for name, picture in pictures.items():
-                self._writer.add_image(name, picture, step, dataformats="HWC")
+                self._events.image(name, picture, step)
 
     def close(self) -> None:
         """Writes out what is left and closes the files."""
-        self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            self._file.close()
+        finally:
+            if self._events is not None:
+                self._events.close()
 
 
 def _drop_rows_after(path: Path, step: int, evaluated_step: int | None) -> None:

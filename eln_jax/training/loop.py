@@ -6,8 +6,8 @@ stopped.
 """
 
 import contextlib
-import math
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import jax
 
 from eln_jax.data.doctor import quick_check, summary_lines, would_stop
 from eln_jax.errors import UserError
-from eln_jax.training import assembly, summary, validation
+from eln_jax.training import assembly, divergence, summary, validation
 from eln_jax.training.bookkeeping import Bookkeeping, Phase, Stopwatch, phases, score
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.interruption import StopRequest
@@ -25,7 +25,7 @@ from eln_jax.training.logging import MetricsLogger, Progress
 from eln_jax.training.memory import give_back
 from eln_jax.training.opening import cut_size
 from eln_jax.training.sharding import put_batch
-from eln_jax.training.workdir import claimed, differences
+from eln_jax.training.workdir import Resume, claimed, differences, keep_config
 
 
 class Outcome(NamedTuple):
@@ -35,7 +35,13 @@ class Outcome(NamedTuple):
     exit_code: int
 
 
-def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Progress) -> Outcome:
+def train_and_evaluate(
+    config: Any,
+    config_json: str,
+    workdir: Path,
+    display: Progress,
+    resume: Resume = Resume(),  # noqa: B008 (a constant)
+) -> Outcome:
     """Trains to the end of the last phase, or until asked to stop.
 
     Args:
@@ -43,30 +49,34 @@ def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Pr
         config_json: the same as JSON, kept as `config.json`.
         workdir: the run's folder; an earlier run of the same config in it is continued.
         display: where progress is shown.
+        resume: what an earlier run may be continued in spite of.
 
     Returns:
         The outcome; everything else lies in `workdir`.
 
     Raises:
-        UserError: the data cannot be used, or `workdir` holds a run of another config.
+        UserError: the data cannot be used, `workdir` holds a run of another config or cannot be
+            written to, or the training has diverged.
     """
     parts = assembly.build(config)
     _check_files(parts, display)
     with (
-        claimed(workdir, config_json),
-        contextlib.closing(Run(parts, workdir, display)) as run,
+        claimed(workdir, config_json, force=resume.force_config, tell=display.message),
         StopRequest() as stop,
+        contextlib.closing(Run(parts, workdir, display, resume)) as run,
     ):
+        keep_config(workdir, config_json)
         for phase in phases(config.steps):
             if run.step < phase.end and not stop.requested:
                 run.begin(phase, stop)
             while run.step < phase.end and not stop.requested:
                 run.evaluate_and_save_if_due(stop)
                 if not stop.requested:
+                    stop.doing = "this step" if phase.name in run.compiled else "compiling"
                     run.train_step(phase)
         if not stop.requested:
             run.evaluate_and_save_if_due(stop)
-        if stop.requested:
+        if stop.requested and run.step:
             run.save()
     if stop.requested:
         display.message(
@@ -95,7 +105,7 @@ def _check_files(parts: assembly.Parts, display: Progress) -> None:
 class Run:
     """A run under way: the state and everything that moves with it."""
 
-    def __init__(self, parts: assembly.Parts, workdir: Path, display: Progress):
+    def __init__(self, parts: assembly.Parts, workdir: Path, display: Progress, resume: Resume):
         config = parts.config
         self.parts, self.workdir, self.display = parts, workdir, display
         display.message(parts.description)
@@ -103,7 +113,12 @@ class Run:
         self.phases = phases(config.steps)
         self.key = jax.random.key(config.seed)
         self.books = Bookkeeping({}, parts.data.fingerprint)
-        self.checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+        self.checkpoints = Checkpoints(
+            workdir,
+            keep=config.checkpoint.keep,
+            previous_if_damaged=resume.previous_if_damaged,
+            tell=display.message,
+        )
         if self.checkpoints.latest_step is None:
             self.state = parts.programs.initial_state()
         else:
@@ -124,9 +139,10 @@ class Run:
         self.stopwatch = Stopwatch()
         self.since = time.perf_counter() - self.books.seconds
         self.compiled: dict[str, Callable] = {}  # the step of each phase met so far
+        self.started: deque[divergence.Step] = deque()  # whose figures nobody has looked at
         # One step runs while the next is fed. Not on a CPU, where a waiting step holds gigabytes
         # for its intermediate results already, and gains nothing: threads make its batch anyway.
-        self.waits_for = slice(-1, None) if jax.default_backend() == "cpu" else slice(-2, -1)
+        self.steps_ahead = 0 if jax.default_backend() == "cpu" else 1
 
     def begin(self, phase: Phase, stop: StopRequest) -> None:
         """Shows that a phase begins, and lets its batches have what it needs."""
@@ -158,31 +174,70 @@ class Run:
             self.save()
 
     def save(self) -> None:
-        """Saves the state with the iterators and the books."""
+        """Saves the state with the iterators and the books; goes on while files are written.
+
+        Raises:
+            UserError: it cannot be saved, or should not be because it is not finite.
+        """
+        self._look_at_steps(ahead=0)
+        if where := divergence.first_not_finite(self.state):
+            raise self._diverged(f"{where} holds numbers that are not finite")
         self.books.iterators = {name: it.get_state() for name, it in self.iterators.items()}
         self.books.seconds = time.perf_counter() - self.since
         evaluated = self.books.evaluated_step == self.step and self.books.scores
-        books = self.books.to_json()
-        for row in books["window"]:
-            self._check_finite(row)
         self.checkpoints.save(
-            self.state, books, score(self.books.scores[-1]) if evaluated else None
+            self.state, self.books.to_json(), score(self.books.scores[-1]) if evaluated else None
         )
 
-    def _check_finite(self, figures: dict[str, Any]) -> None:
-        if not math.isfinite(figures["loss"]):
-            raise UserError(
-                f"The loss is not finite at step {self.step}: the training has diverged; start in "
-                f"another --workdir with a lower optim.learning_rate (now "
-                f"{self.parts.config.optim.learning_rate}) or with optim.clip_norm=1."
-            )
+    def _look_at_steps(self, ahead: int) -> None:
+        """Waits for all steps that were started, but the last `ahead`, and looks for bad ones."""
+        while len(self.started) > ahead:
+            step = self.started.popleft()
+            if step.metrics.pop("bad_step"):  # waits
+                self._leave_out(step)
+            else:
+                self.books.window.append(step.metrics)
+
+    def _leave_out(self, step: divergence.Step) -> None:
+        """Keeps the batch of a bad step; stops if there are too many.
+
+        Raises:
+            UserError: there are.
+        """
+        config, limits = self.parts.config, self.parts.config.divergence
+        figures = {name: float(value) for name, value in step.metrics.items()}
+        reason = f"{divergence.describe(figures, limits.loss_limit)} at step {step.number}"
+        self.books.skipped_steps += 1
+        count, most = self.books.skipped_steps, limits.max_skipped_steps
+        try:
+            folder = divergence.keep_batch(step, self.workdir, config.data.num_classes)
+            kept = f"its batch and figures lie in {folder}"
+            if count > most:
+                divergence.keep_state(self.state, folder)
+                kept += ", the state beside them"
+        except (OSError, ValueError) as error:  # such as a full disk: no reason to tell less
+            kept = f"its batch could not be kept ({error})"
+        if count > most:
+            raise self._diverged(f"{reason}; {kept}")
+        self.display.message(f"Left out, {count} of at most {most}: {reason}; {kept}.")
+
+    def _diverged(self, reason: str) -> UserError:
+        saved = self.checkpoints.latest_step
+        go_on = "start again" if saved is None else f"go on from the checkpoint of step {saved}"
+        return UserError(
+            f"The training has diverged: {reason}. To {go_on}, leave such steps out with "
+            "--config.divergence.max_skipped_steps=N, or take --force_config and a lower "
+            f"optim.learning_rate (now {self.parts.config.optim.learning_rate}) or "
+            "optim.clip_norm=1."
+        )
 
     def train_step(self, phase: Phase) -> None:
         """Takes a batch, steps and logs."""
         config = self.parts.config
         self._prepare_teacher(phase)
         started = time.perf_counter()
-        batch = put_batch(self._next_batch(phase.name), self.parts.programs.mesh)
+        on_host = self._next_batch(phase.name)
+        batch = put_batch(on_host, self.parts.programs.mesh)
         batch_ready = time.perf_counter()
         first = phase.name not in self.compiled
         if first:
@@ -190,16 +245,17 @@ class Run:
             self.compiled[phase.name] = step.lower(self.state, batch, self.key).compile()
             give_back()
         self.state, metrics = self.compiled[phase.name](self.state, batch, self.key)
-        self.books.window.append(metrics)
         self.step += 1
-        jax.block_until_ready(self.books.window[self.waits_for])
+        self.started.append(divergence.Step(self.step, on_host, metrics))
+        self._look_at_steps(self.steps_ahead)
+        self.checkpoints.check()
         if not first:  # which compiles: not counted as speed
             images = sum(part["image"].shape[0] for part in batch.values())
             self.stopwatch.add(images, started, batch_ready)
         self.display.update(self.step, {})
         if self.step % config.log.every == 0 or self.step == phase.end:
+            self._look_at_steps(ahead=0)
             figures = self.books.close_window() | self.stopwatch.read()
-            self._check_finite(figures)
             self.logger.write(self.step, phase.name, "train", figures)
             self.display.update(self.step, figures)
 
@@ -221,11 +277,16 @@ class Run:
             self.state = self.parts.programs.reset_student(self.state)
 
     def close(self) -> None:
-        """Ends what runs in the background."""
-        for iterator in self.iterators.values():
-            iterator.close()
-        self.checkpoints.close()
-        self.logger.close()
+        """Ends what runs in the background, and waits for the save under way.
+
+        Raises:
+            UserError: that failed.
+        """
+        with contextlib.ExitStack() as stack:  # all of them, whatever one raises
+            stack.callback(self.checkpoints.close)
+            stack.callback(self.logger.close)
+            for iterator in self.iterators.values():
+                stack.callback(iterator.close)
 
 
 def _check_fingerprint(old: dict, new: dict, workdir: Path) -> None:

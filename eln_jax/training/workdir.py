@@ -3,36 +3,66 @@
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eln_jax.errors import UserError
+from eln_jax.training.damage import finished_steps
+from eln_jax.training.processes import is_first
 
-# Fields, and blocks of them, that change no result: a run may go on with other values. A data set
-# and its lists may have moved: that they hold the same images, the fingerprint tells.
+CONFIG = "config.json"
+
+# Fields, and blocks of them, that change no result, or only that of a run which has diverged: it
+# may go on with other values. A data set and its lists may have moved: that they hold the same
+# images, the fingerprint tells.
 FREE_ON_RESUME = (
-    "checkpoint.",
-    "compare_supervised:",
-    "data.classes:",
-    "data.max_unreadable:",
-    "data.partition:",
-    "data.root:",
-    "data.threads:",
-    "data.val_list:",
-    "data.workers:",
-    "eval.batch_size:",
-    "log.",
+    "checkpoint",
+    "compare_supervised",
+    "data.classes",
+    "data.max_unreadable",
+    "data.partition",
+    "data.root",
+    "data.threads",
+    "data.val_list",
+    "data.workers",
+    "divergence",
+    "eval.batch_size",
+    "log",
 )
 
 
+class Resume(NamedTuple):
+    """What an earlier run may be continued in spite of.
+
+    Attributes:
+        previous_if_damaged: damaged checkpoints; they are set aside for the newest whole one.
+        force_config: another configuration.
+    """
+
+    previous_if_damaged: bool = False
+    force_config: bool = False
+
+
 @contextlib.contextmanager
-def claimed(workdir: Path, config_json: str) -> Iterator[None]:
-    """Makes the run's folder, keeps the config in it, and lets nobody else train in it meanwhile.
+def claimed(
+    workdir: Path,
+    config_json: str,
+    *,
+    force: bool = False,
+    tell: Callable[[str], None] = print,
+) -> Iterator[None]:
+    """Makes the run's folder, compares the config, and lets nobody else train there meanwhile.
+
+    Args:
+        workdir: the folder.
+        config_json: of the run that is to begin or to go on.
+        force: go on although fields differ that change results.
+        tell: takes lines for the screen: a line a field that differs.
 
     Raises:
-        UserError: it cannot be made, another process trains in it, or it belongs to a run of
-            another config.
+        UserError: it cannot be made or, later, written to, another process trains in it, or it
+            belongs to a run of another config.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -40,7 +70,7 @@ def claimed(workdir: Path, config_json: str) -> Iterator[None]:
             # The system lets go of the lock of a killed run.
             lock = stack.enter_context((workdir / ".lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _keep_config(workdir, config_json)
+            _compare_config(workdir, config_json, force, tell)
         except BlockingIOError as error:
             raise UserError(
                 f"Another process is training in {workdir}: wait for it, stop it, or give another "
@@ -50,29 +80,70 @@ def claimed(workdir: Path, config_json: str) -> Iterator[None]:
             raise UserError(
                 f"The folder {workdir} cannot be used as --workdir: {error}."
             ) from error
-        yield
-
-
-def _keep_config(workdir: Path, config_json: str) -> None:
-    kept = workdir / "config.json"
-    # Without a finished checkpoint there is nothing to go on from, so nothing to contradict.
-    if kept.exists() and any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
         try:
-            changes = differences(json.loads(kept.read_text()), json.loads(config_json))
-        except (ValueError, AttributeError) as error:
+            yield
+        except OSError as error:
+            # As in a folder that is full or gone; files of the data say their own name.
+            path = Path(error.filename) if isinstance(error.filename, str) else workdir
+            if not path.absolute().is_relative_to(workdir.absolute()):
+                raise
             raise UserError(
-                f"{kept} is damaged, so nobody knows whose run this is: put it back, or give "
-                "another --workdir."
+                f"{path} cannot be written ({error.strerror or error}); the checkpoints so far are "
+                "whole: make room or bring the folder back, and the same command goes on."
             ) from error
-        changes = [change for change in changes if not change.startswith(FREE_ON_RESUME)]
-        if changes:
-            raise UserError(
-                f"{workdir} holds a run of another configuration ({'; '.join(changes[:5])}); give "
-                "another --workdir, or the same configuration to go on."
-            )
-    temporary = kept.with_suffix(".tmp")
-    temporary.write_text(config_json)
-    temporary.replace(kept)
+
+
+def _compare_config(
+    workdir: Path, config_json: str, force: bool, tell: Callable[[str], None]
+) -> None:
+    """Shows in which fields the config is not that of the run in the folder; refuses some."""
+    kept = workdir / CONFIG
+    # Without a finished checkpoint there is nothing to go on from, so nothing to contradict.
+    if not kept.exists() or not finished_steps(workdir / "checkpoints"):
+        return
+    try:
+        rows = changed_fields(json.loads(kept.read_text()), json.loads(config_json))
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f"{kept} is damaged, so nobody knows whose run this is: put it back, or give "
+            "another --workdir."
+        ) from error
+    refused = [f"{name}: {a} -> {b}" for name, a, b in rows if not _is_free(name)]
+    if not rows:
+        return
+    tell(f"Changed since the run in {workdir} began:")
+    for name, a, b in rows:
+        verdict = "allowed" if _is_free(name) else "forced" if force else "refused"
+        tell(f"  {name}: {a} -> {b} ({verdict})")
+    if refused and not force:
+        raise UserError(
+            f"{workdir} holds a run of another configuration ({'; '.join(refused[:5])}); give "
+            "another --workdir, the same configuration to go on, or --force_config to go on with "
+            "this one."
+        )
+
+
+def _is_free(name: str) -> bool:
+    return any(name == free or name.startswith(f"{free}.") for free in FREE_ON_RESUME)
+
+
+def keep_config(workdir: Path, config_json: str) -> None:
+    """Keeps the config of a run that goes on; where that changes results, also the one before."""
+    if not is_first():
+        return
+    kept, steps = workdir / CONFIG, finished_steps(workdir / "checkpoints")
+    if kept.exists() and steps:
+        old = kept.read_text()
+        rows = changed_fields(json.loads(old), json.loads(config_json))
+        if not all(_is_free(name) for name, _, _ in rows):
+            _write(workdir / f"{CONFIG}.before_step_{steps[-1]}", old)
+    _write(kept, config_json)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def differences(old: dict, new: dict) -> list[str]:

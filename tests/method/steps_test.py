@@ -6,6 +6,7 @@ strong view swaps the colours. Unless a test says otherwise the optimiser is SGD
 1: old minus new parameters are the gradient.
 """
 
+import dataclasses
 from functools import partial
 from types import SimpleNamespace
 
@@ -797,3 +798,29 @@ def test_loss_is_the_weighted_sum_of_the_logged_parts(step):
         np.testing.assert_allclose(metrics[f"{name}_loss"], sum(values), rtol=1e-6)
         total += weights[name] * (values[0] if name == "aux" else sum(values))
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", [steps.supervised_step, steps.eln_step])
+@pytest.mark.parametrize("spoiled", ["student", "eln"])
+def test_a_bad_step_counts_but_changes_nothing(step, spoiled):
+    case = Case()
+    bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), case.old.params[spoiled])
+    case.old = case.old.replace(params={**case.old.params, spoiled: bad})
+    case.args = dataclasses.replace(case.args, skip_bad_steps=True)
+    new, metrics = case.run(step)
+    is_bad = spoiled == "student" or step is steps.eln_step
+    assert bool(metrics["bad_step"]) == is_bad
+    if is_bad:
+        assert_same(new, case.old.replace(step=case.old.step + 1))
+    else:
+        assert moved(case.old, new) >= {"student"}
+
+
+def test_a_loss_above_the_limit_is_bad_and_one_below_is_not():
+    case = Case()
+    _, metrics = case.run(steps.supervised_step)
+    for limit, expected in ((metrics["loss"] * 0.99, True), (metrics["loss"] * 1.01, False)):
+        case.args = dataclasses.replace(case.args, loss_limit=float(limit), skip_bad_steps=True)
+        new, metrics = case.run(steps.supervised_step)
+        assert bool(metrics["bad_step"]) == expected
+        assert is_same(new.params, case.old.params) == expected

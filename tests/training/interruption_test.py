@@ -1,4 +1,7 @@
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +63,34 @@ def test_work_goes_on_to_its_end_after_the_first_ctrl_c_but_not_after_the_second
         work(stop)
     assert done == [(0, False), (1, True), (2, True)]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_compiled_code_that_does_not_return_is_answered_and_ended(tmp_path):
+    # As a compilation does, this function lets no line of Python run in the main thread.
+    script = tmp_path / "compiles.py"
+    script.write_text(
+        "import hashlib\n"
+        "from eln_jax.training.interruption import StopRequest\n"
+        "with StopRequest() as stop:\n"
+        "    stop.doing = 'compiling'\n"
+        "    print('begins', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'a', b'b', 2**30)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, script],
+        cwd=Path(__file__).parent.parent.parent,
+        env={"PYTHONPATH": "."},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "begins\n"
+        process.send_signal(signal.SIGINT)
+        assert "stopping after compiling and saving" in process.stdout.readline()
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == "eln_jax: stopped by Ctrl-C.\n"

@@ -1,6 +1,9 @@
 """Whole runs of the tiny configuration: results, exact resume, refusals."""
 
+import errno
 import json
+import os
+import shutil
 import signal
 
 import numpy as np
@@ -11,7 +14,7 @@ from eln_jax.data import pipeline
 from eln_jax.data.simulated_errors.simulation import simulate_errors
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.errors import UnreadableFileError, UserError
-from eln_jax.training import loop
+from eln_jax.training import loop, manifest
 from eln_jax.training.bookkeeping import Bookkeeping, phases
 from eln_jax.training.inputs import make_inputs
 from eln_jax.training.logging import Progress
@@ -41,11 +44,12 @@ class CrashingDisplay(Progress):
 HARD = {"log__every": "4", "checkpoint__every": "2", "method__student_reset_every": "2"}
 
 
-def train(workdir, display=None, **changes):
+def train(workdir, display=None, resume=loop.Resume(), **changes):  # noqa: B008 (a constant)
     config = tiny_config(**(HARD | changes))
+    config_json = configuration.to_json(config)
     display = display or Progress()
     with display:
-        return loop.train_and_evaluate(config, configuration.to_json(config), workdir, display)
+        return loop.train_and_evaluate(config, config_json, workdir, display, resume)
 
 
 def rows(workdir):
@@ -174,9 +178,83 @@ def test_a_stop_amid_an_evaluation_leaves_no_trace(unbroken, tmp_path):
 
 
 def test_a_diverged_run_stops_and_says_so(tmp_path):
-    with pytest.raises(UserError, match=r"lower optim\.learning_rate"):
-        train(tmp_path, optim__learning_rate="1e12", steps__eln="0", steps__semi_supervised="0")
+    changes = {"optim__learning_rate": "1e12", "steps__eln": "0", "steps__semi_supervised": "0"}
+    with pytest.raises(UserError, match=r"diverged.* lower optim\.learning_rate"):
+        train(tmp_path, **changes)
     assert not (tmp_path / "checkpoints" / "3").exists()
+    (kept,) = (tmp_path / "diverged").iterdir()
+    batch = np.load(kept / "batch.npz")
+    assert batch["labeled/image"].dtype == np.uint8
+    assert batch["labeled/image"].shape == (4, 32, 32, 3)
+    assert batch["labeled/label"].shape == (4, 32, 32)
+    assert (kept / "batch.png").exists()
+    assert json.loads((kept / "figures.json").read_text())["loss"] in ("nan", "inf")
+    assert (kept / "state").is_dir()
+
+
+def test_an_exploding_loss_is_left_out_so_often_and_no_more(tmp_path, capsys):
+    changes = {"divergence__loss_limit": "0.001", "divergence__max_skipped_steps": "2"}
+    with pytest.raises(UserError, match=r"at step 3; .*diverged/step_3"):
+        train(tmp_path, **changes)
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert "Left out, 1 of at most 2: the loss is" in told
+    assert "Left out, 2 of at most 2" in told
+    assert [p.name for p in sorted((tmp_path / "diverged").iterdir())] == [
+        "step_1",
+        "step_2",
+        "step_3",
+    ]
+    assert not (tmp_path / "diverged" / "step_2" / "state").exists()
+
+
+def test_a_config_that_was_forced_goes_on_but_not_with_another_network(unbroken, tmp_path):
+    workdir = tmp_path / "forced"
+    shutil.copytree(unbroken[0], workdir)
+    force = loop.Resume(force_config=True)
+    with pytest.raises(UserError, match=r"of another network .* is float32\[.* there, "):
+        train(workdir, resume=force, model__eln_width="8")
+    with pytest.raises(UserError, match=r"The data has changed"):
+        train(workdir, resume=force, data__partition_seed="1")
+    assert (workdir / "config.json").read_bytes() == (unbroken[0] / "config.json").read_bytes()
+    longer = {"steps__semi_supervised": "4"}
+    assert train(workdir, resume=force, **longer).summary["last"]["step"] == 10
+    assert json.loads((workdir / "config.json.before_step_9").read_text())["steps"] == {
+        "supervised": 3,
+        "eln": 3,
+        "semi_supervised": 3,
+    }
+    assert train(workdir, **longer).exit_code == 0
+
+
+def test_a_save_that_fails_ends_the_run_and_the_next_start_goes_on(unbroken, tmp_path, monkeypatch):
+    def fail(folder):
+        if folder.name.startswith("4."):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(folder)
+
+    write = manifest.write
+    monkeypatch.setattr("eln_jax.training.manifest.write", fail)
+    with pytest.raises(UserError, match=r"step 4 cannot be written .*No space left"):
+        train(tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").glob("?")) == ["2", "3"]
+    monkeypatch.undo()
+    train(tmp_path)
+    assert rows(tmp_path) == rows(unbroken[0])
+
+
+def test_a_damaged_checkpoint_costs_but_the_steps_since_the_one_before(unbroken, tmp_path):
+    with pytest.raises(CrashError):
+        train(tmp_path, CrashingDisplay(7))
+    file = max(
+        (tmp_path / "checkpoints" / "6" / "state").rglob("*"), key=lambda p: p.stat().st_size
+    )
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"step 6 is damaged: .*--previous_if_damaged"):
+        train(tmp_path)
+    train(tmp_path, resume=loop.Resume(previous_if_damaged=True))
+    assert rows(tmp_path) == rows(unbroken[0])
 
 
 def test_a_start_that_failed_does_not_claim_the_folder(tmp_path):

@@ -3,12 +3,13 @@ import json
 import pytest
 
 from eln_jax.errors import UserError
-from eln_jax.training.workdir import claimed
+from eln_jax.training.workdir import claimed, keep_config
 
 
-def claim(workdir, **config):
-    with claimed(workdir, json.dumps({"data": {"root": "here"}, "seed": 0} | config)):
-        pass
+def claim(workdir, *, force=False, tell=print, **config):
+    config_json = json.dumps({"data": {"root": "here"}, "seed": 0} | config)
+    with claimed(workdir, config_json, force=force, tell=tell):
+        keep_config(workdir, config_json)
 
 
 def finish_a_step(workdir):
@@ -40,6 +41,33 @@ def test_a_checkpoint_that_was_never_finished_holds_nothing(tmp_path):
     claim(tmp_path)
     (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
     claim(tmp_path, seed=1)
+
+
+def test_every_changed_field_is_shown_with_what_becomes_of_it(tmp_path):
+    claim(tmp_path)
+    finish_a_step(tmp_path)
+    told = []
+    changed = {"seed": 2, "data": {"root": "there"}, "divergence": {"max_skipped_steps": 3}}
+    with pytest.raises(UserError, match=r"seed: 0 -> 2.*--force_config"):
+        claim(tmp_path, tell=told.append, **changed)
+    assert told[1:] == [
+        "  data.root: here -> there (allowed)",
+        "  divergence: None -> {'max_skipped_steps': 3} (allowed)",
+        "  seed: 0 -> 2 (refused)",
+    ]
+    claim(tmp_path, tell=told.append, force=True, **changed)
+    assert told[-1] == "  seed: 0 -> 2 (forced)"
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 2
+    assert json.loads((tmp_path / "config.json.before_step_5").read_text())["seed"] == 0
+
+
+def test_a_forced_start_that_fails_leaves_the_configuration(tmp_path):
+    claim(tmp_path)
+    finish_a_step(tmp_path)
+    with claimed(tmp_path, json.dumps({"seed": 7}), force=True):
+        pass  # the network did not fit
+    claim(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
 
 
 def test_a_data_set_may_move(tmp_path):
