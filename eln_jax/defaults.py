@@ -19,6 +19,12 @@ def default_config() -> Any:
     config.crop_size = (512, 512)  # height, width in pixels of a training crop
     config.batch_size_labeled = 6  # labelled images a step, over all devices (paper: 6)
     config.batch_size_unlabeled = 6  # unlabelled images a step, over all devices (paper: 6)
+    # Gradient accumulation: parts of a batch that are computed one after another, for less memory;
+    # each is a batch of its own to batch norm. Both batch sizes must divide by it.
+    config.accumulation = 1
+    # Less memory for more arithmetic: compute batch norm, activations and the like anew for the
+    # backward pass instead of keeping them.
+    config.rematerialize = False
     # Steps of the three phases (paper: 70, 50 and 380 "epochs" of 266 steps).
     config.steps = ConfigDict({"supervised": 18_620, "eln": 13_300, "semi_supervised": 101_080})
     # Also train with the labelled images alone for the same number of steps, to compare.

@@ -52,7 +52,7 @@ def below_ceiling_only(loss: jax.Array, supervised: jax.Array, ceiling: float) -
 
 
 def differentiated_if_needed(
-    loss: Callable[[Any], tuple[jax.Array, Any]], params: Any
+    loss: Callable[[Any, Any], tuple[jax.Array, Any]], params: Any, operands: Any
 ) -> tuple[jax.Array, Any]:
     """Evaluates a loss whose gradient costs nothing where nobody asks for it.
 
@@ -60,27 +60,31 @@ def differentiated_if_needed(
     pass, half of the work, which is then left out.
 
     Args:
-        loss: params -> (scalar, anything else that is not differentiated).
+        loss: (params, operands) -> (scalar, anything else, which is not differentiated). It must
+            not use traced values from around it.
         params: what it is differentiated by.
+        operands: what else it is computed from; no gradient goes back to it.
 
     Returns:
         As `loss`.
     """
 
     @jax.custom_vjp
-    def evaluate(params):
-        return loss(params)
+    def evaluate(params, operands):
+        return loss(params, operands)
 
-    def forward(params):
-        value, backward, rest = jax.vjp(loss, params, has_aux=True)
+    def forward(params, operands):
+        value, backward, rest = jax.vjp(lambda p: loss(p, operands), params, has_aux=True)
         return (value, rest), backward
 
     def gradient(backward, given):
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return jax.lax.cond(given[0] != 0, backward, lambda _: (zeros,), given[0])
+        shapes = jax.eval_shape(backward, given[0])
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        (by_params,) = jax.lax.cond(given[0] != 0, backward, lambda _: zeros, given[0])
+        return by_params, None
 
     evaluate.defvjp(forward, gradient)
-    return evaluate(params)
+    return evaluate(params, operands)
 
 
 def eln_loss(

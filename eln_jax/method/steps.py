@@ -29,6 +29,9 @@ from eln_jax.method import gates, losses, simulated, state, views
 Batch = Mapping[str, Mapping[str, jax.Array]]
 Metrics = dict[str, jax.Array]
 
+# What is dear to compute and stays for the backward pass, by the names that the models give it.
+_KEPT = jax.checkpoint_policies.save_only_these_names("convolution", "statistics")
+
 
 @dataclass(frozen=True)
 class MethodSettings:
@@ -75,6 +78,8 @@ class StepArguments:
         views: the strong view's constants.
         loss_limit: a step with a loss above it is bad, as one whose loss or gradient is not finite.
         skip_bad_steps: a bad step counts, but changes neither networks nor optimisers.
+        accumulation: parts of a batch whose gradients are taken one after another.
+        rematerialize: keep for the backward pass what convolutions give, and compute the rest anew.
     """
 
     networks: Any
@@ -85,6 +90,8 @@ class StepArguments:
     views: views.ViewSettings
     loss_limit: float = float("inf")
     skip_bad_steps: bool = False
+    accumulation: int = 1
+    rematerialize: bool = False
 
 
 def supervised_step(
@@ -101,31 +108,15 @@ def supervised_step(
     Returns:
         The new state and scalars to log.
     """
-    key = jax.random.fold_in(key, old.step)
-
-    def loss_fn(params):
-        image = _for_student(views.to_unit(batch["labeled"]["image"]), args)
-        student = _student_forward(params, old, [image], key, args)
-        loss = _supervised_loss(student.logits, batch["labeled"]["label"], args)
-        total = args.settings.supervised_weight * loss
-        return total, ({"supervised_loss": loss}, {"student": student.batch_stats})
-
     trained = {"student": old.params["student"]}
-    return _update(old, trained, loss_fn, args)
+    return _update(_supervised_phase, old, trained, batch, key, args)[:2]
 
 
 def eln_step(
     old: state.TrainState, batch: Batch, key: jax.Array, *, args: StepArguments
 ) -> tuple[state.TrainState, Metrics]:
     """Phase 2: adds the auxiliary decoders and the ELN; arguments as in `supervised_step`."""
-    key = jax.random.fold_in(key, old.step)
-
-    def loss_fn(params):
-        image = _for_student(views.to_unit(batch["labeled"]["image"]), args)
-        student = _student_forward(params, old, [image], key, args)
-        return _labeled_terms(params, old, student, batch, key, args)
-
-    return _update(old, old.params, loss_fn, args)
+    return _update(_eln_phase, old, old.params, batch, key, args)[:2]
 
 
 def semi_supervised_step(
@@ -142,8 +133,26 @@ def semi_supervised_step(
     Returns:
         The new state and scalars to log.
     """
+    new, metrics, stats = _update(_semi_supervised_phase, old, old.params, batch, key, args)
+    return new.replace(teacher=_new_teacher(old, new, stats["teacher"], args.settings)), metrics
+
+
+def _supervised_phase(params, old, batch, key, args):
+    image = _for_student(views.to_unit(batch["labeled"]["image"]), args)
+    student = _student_forward(params, old, [image], key, args)
+    loss = _supervised_loss(student.logits, batch["labeled"]["label"], args)
+    total = args.settings.supervised_weight * loss
+    return total, ({"supervised_loss": loss}, {"student": student.batch_stats})
+
+
+def _eln_phase(params, old, batch, key, args):
+    image = _for_student(views.to_unit(batch["labeled"]["image"]), args)
+    student = _student_forward(params, old, [image], key, args)
+    return _labeled_terms(params, old, student, batch, key, args)
+
+
+def _semi_supervised_phase(params, old, batch, key, args):
     settings = args.settings
-    key = jax.random.fold_in(key, old.step)
     view_key, box_key, window_key, weak_window_key = jax.random.split(jax.random.fold_in(key, 1), 4)
     unit = views.to_unit(batch["unlabeled"]["image"])
     boxes = views.cutmix_boxes(box_key, unit.shape[0], args.views.cutmix_probability)
@@ -154,60 +163,52 @@ def semi_supervised_step(
     weak = _for_student(unit, args)
     strong = _for_student(mix(views.strong_view(view_key, unit, args.views)), args)
     teacher, teacher_stats = _teacher_forward(old, weak, args)
+    image = _for_student(views.to_unit(batch["labeled"]["image"]), args)
+    student = _student_forward(params, old, [image, weak], key, args, strong)
+    total, (metrics, batch_stats) = _labeled_terms(params, old, student, batch, key, args)
+    batch_stats["teacher"] = teacher_stats
+    eln_logits, batch_stats["eln"] = _eln_judgement(
+        params, batch_stats["eln"], _for_eln(unit, args), teacher.logits, args
+    )
+    label, valid_mask = gates.pseudo_labels(
+        teacher.logits, eln_logits, gate=settings.gate, threshold=settings.gate_threshold
+    )
+    inside = views.sample_nearest(batch["unlabeled"]["inside"], (label.shape[1], label.shape[2]))
+    valid_mask = valid_mask & inside
 
-    def loss_fn(params):
-        image = _for_student(views.to_unit(batch["labeled"]["image"]), args)
-        student = _student_forward(params, old, [image, weak], key, args, strong)
-        total, (metrics, batch_stats) = _labeled_terms(params, old, student, batch, key, args)
-        eln_logits, batch_stats["eln"] = _eln_judgement(
-            params, batch_stats["eln"], _for_eln(unit, args), teacher.logits, args
+    def contrast(embeddings, keys, label, mask, rng):
+        return losses.windowed_contrastive_loss(
+            embeddings,
+            keys,
+            label,
+            mask,
+            rng,
+            num_windows=settings.contrastive_windows,
+            window_size=settings.contrastive_window_size,
+            num_classes=settings.num_classes,
+            temperature=settings.temperature,
+            form=settings.contrastive_form,
         )
-        label, valid_mask = gates.pseudo_labels(
-            teacher.logits, eln_logits, gate=settings.gate, threshold=settings.gate_threshold
-        )
-        inside = views.sample_nearest(
-            batch["unlabeled"]["inside"], (label.shape[1], label.shape[2])
-        )
-        valid_mask = valid_mask & inside
 
-        def contrast(embeddings, keys, label, mask, rng):
-            return losses.windowed_contrastive_loss(
-                embeddings,
-                keys,
-                label,
-                mask,
-                rng,
-                num_windows=settings.contrastive_windows,
-                window_size=settings.contrastive_window_size,
-                num_classes=settings.num_classes,
-                temperature=settings.temperature,
-                form=settings.contrastive_form,
-            )
-
-        _, weak_logits, strong_logits = student.split(student.logits)
-        strong_label, strong_mask = mix(label), mix(valid_mask)
-        pseudo_label = {
-            "weak": losses.mean(losses.cross_entropy(weak_logits, label, valid_mask)),
-            "strong": losses.mean(losses.cross_entropy(strong_logits, strong_label, strong_mask)),
+    _, weak_logits, strong_logits = student.split(student.logits)
+    strong_label, strong_mask = mix(label), mix(valid_mask)
+    pseudo_label = {
+        "weak": losses.mean(losses.cross_entropy(weak_logits, label, valid_mask)),
+        "strong": losses.mean(losses.cross_entropy(strong_logits, strong_label, strong_mask)),
+    }
+    total = total + settings.pseudo_label_weight * sum(pseudo_label.values())
+    metrics |= _with_sum("pseudo_label_loss", pseudo_label)
+    if settings.contrastive_weight > 0:
+        _, weak_embeddings, strong_embeddings = student.split(student.embeddings)
+        keys = teacher.embeddings
+        contrastive = {
+            "weak": contrast(weak_embeddings, keys, label, valid_mask, weak_window_key),
+            "strong": contrast(strong_embeddings, mix(keys), strong_label, strong_mask, window_key),
         }
-        total = total + settings.pseudo_label_weight * sum(pseudo_label.values())
-        metrics |= _with_sum("pseudo_label_loss", pseudo_label)
-        if settings.contrastive_weight > 0:
-            _, weak_embeddings, strong_embeddings = student.split(student.embeddings)
-            keys = teacher.embeddings
-            contrastive = {
-                "weak": contrast(weak_embeddings, keys, label, valid_mask, weak_window_key),
-                "strong": contrast(
-                    strong_embeddings, mix(keys), strong_label, strong_mask, window_key
-                ),
-            }
-            total = total + settings.contrastive_weight * sum(contrastive.values())
-            metrics |= _with_sum("contrastive_loss", contrastive)
-        kept = losses.mean((valid_mask.sum(dtype=jnp.float32), inside.sum(dtype=jnp.float32)))
-        return total, (metrics | {"valid_ratio": kept}, batch_stats)
-
-    new, metrics = _update(old, old.params, loss_fn, args)
-    return new.replace(teacher=_new_teacher(old, new, teacher_stats, settings)), metrics
+        total = total + settings.contrastive_weight * sum(contrastive.values())
+        metrics |= _with_sum("contrastive_loss", contrastive)
+    kept = losses.mean((valid_mask.sum(dtype=jnp.float32), inside.sum(dtype=jnp.float32)))
+    return total, (metrics | {"valid_ratio": kept}, batch_stats)
 
 
 @dataclass
@@ -281,21 +282,29 @@ def _labeled_terms(params, old, student, batch, key, args):
 
     features = jax.tree.map(lambda x: jax.lax.stop_gradient(student.split(x)[0]), student.features)
     predictions, aux_stats, aux_losses, learning = [], {}, {}, {}
+
+    def aux_loss(params, given):
+        prediction, updates = args.networks.aux_decoder.apply(
+            {"params": params, "batch_stats": given["batch_stats"]},
+            given["features"],
+            train=True,
+            dropout=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": given["key"]},
+        )
+        loss = _supervised_loss(prediction.logits, given["label"], args)
+        return loss, (prediction.logits, updates)
+
     for name, ceiling in zip(_aux_names(settings), settings.loss_ceilings, strict=True):
-
-        def aux_loss(params, name=name):
-            prediction, updates = args.networks.aux_decoder.apply(
-                {"params": params, "batch_stats": old.batch_stats["aux_decoders"][name]},
-                features,
-                train=True,
-                dropout=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(key, 10 + int(name))},
-            )
-            return _supervised_loss(prediction.logits, label, args), (prediction.logits, updates)
-
         aux, (aux_logits, updates) = losses.differentiated_if_needed(
-            aux_loss, params["aux_decoders"][name]
+            aux_loss,
+            params["aux_decoders"][name],
+            {
+                "features": features,
+                "label": label,
+                "batch_stats": old.batch_stats["aux_decoders"][name],
+                "key": jax.random.fold_in(key, 10 + int(name)),
+            },
         )
         aux_stats[name] = updates["batch_stats"]
         predictions.append(aux_logits)
@@ -407,9 +416,15 @@ def _eln_judgement(params, batch_stats, image, logits, args):
     return eln_logits, updates["batch_stats"]
 
 
-def _update(old, trained, loss_fn, args) -> tuple[state.TrainState, Metrics]:
-    """Differentiates the loss by the trained parts and lets their optimisers step."""
-    (total, (metrics, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+def _update(phase, old, trained, batch, key, args):
+    """Differentiates a phase's loss by the trained parts and lets their optimisers step.
+
+    Returns:
+        The new state, its teacher still the old one; scalars to log; the batch statistics, those
+        of the teacher's pass among them.
+    """
+    key = jax.random.fold_in(key, old.step)
+    grads, total, metrics, batch_stats = _gradients(phase, old, trained, batch, key, args)
     learning_rate = args.learning_rate(old.step)
     params, opt_state = dict(old.params), dict(old.opt_state)
     for name, grad in grads.items():
@@ -425,13 +440,58 @@ def _update(old, trained, loss_fn, args) -> tuple[state.TrainState, Metrics]:
     new = old.replace(
         step=old.step + 1,
         params=params,
-        batch_stats={**old.batch_stats, **batch_stats},
+        batch_stats={name: batch_stats[name] for name in old.batch_stats},
         opt_state=opt_state,
     )
     if args.skip_bad_steps:
         bad |= ~jnp.isfinite(optax.tree.norm(grads))
         new = jax.tree.map(partial(jnp.where, bad), old.replace(step=new.step), new)
-    return new, metrics | {"bad_step": bad}
+    return new, metrics | {"bad_step": bad}, batch_stats
+
+
+def _gradients(phase, old, trained, batch, key, args):
+    """Gradients, loss, scalars and batch statistics of a batch, taken in parts one after another.
+
+    Each part is a batch of its own to batch norm and losses; gradients and scalars are the parts'
+    means, the running statistics move once a part.
+    """
+    loss = partial(phase, args=args)
+    if args.rematerialize:
+        loss = jax.checkpoint(loss, policy=_KEPT)
+    differentiate = jax.value_and_grad(loss, has_aux=True)
+    before = {**old.batch_stats, "teacher": old.teacher["batch_stats"]}
+
+    def one(batch_stats, part, key):
+        teacher = {**old.teacher, "batch_stats": batch_stats["teacher"]}
+        seen = old.replace(batch_stats={n: batch_stats[n] for n in old.batch_stats})
+        (total, (metrics, moved)), grads = differentiate(
+            trained, seen.replace(teacher=teacher), part, key
+        )
+        return {**batch_stats, **moved}, (grads, total, metrics)
+
+    count = args.accumulation
+    if count == 1:
+        batch_stats, (grads, total, metrics) = one(before, batch, key)
+        return grads, total, dict(metrics), batch_stats
+
+    def add(carried, numbered):
+        # One part after another, also where the loop is written out: that is what saves memory.
+        (sums, batch_stats), (number, part) = jax.lax.optimization_barrier((carried, numbered))
+        batch_stats, found = one(batch_stats, part, jax.random.fold_in(key, number))
+        return (jax.tree.map(jnp.add, sums, found), batch_stats), None
+
+    # Every count-th image: so each device keeps the images that it has.
+    parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(lambda: one(before, first, key)[1])
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    # XLA runs the body of a loop many times slower on a CPU.
+    unroll = count if jax.default_backend() == "cpu" else 1
+    (sums, batch_stats), _ = jax.lax.scan(
+        add, (zeros, before), (jnp.arange(count), parts), unroll=unroll
+    )
+    grads, total, metrics = jax.tree.map(lambda x: x / count, sums)
+    return grads, total, dict(metrics), batch_stats
 
 
 def _new_teacher(old, new, teacher_stats, settings):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from eln_jax.models import cpu_forms
 from eln_jax.models.convolution import convolve
@@ -165,6 +166,7 @@ class BatchNorm(nn.Module):
         if sum(sizes) != x.shape[0] or min(sizes) < 1:
             raise ValueError(f"groups {groups} do not add up to a batch of {x.shape[0]}")
         means, variances, counts = _group_statistics(x.astype(jnp.float32), sizes)
+        means, variances = (checkpoint_name(x, "statistics") for x in (means, variances))
         if not self.is_initializing():
             for i, (count, (_, recorded)) in enumerate(zip(counts, parts, strict=True)):
                 if not recorded:

@@ -147,6 +147,8 @@ def _state_and_step_arguments(config, networks, class_weights):
         views=ViewSettings(**dict(config.views.items())),
         loss_limit=config.divergence.loss_limit or float("inf"),
         skip_bad_steps=config.divergence.max_skipped_steps > 0,
+        accumulation=config.accumulation,
+        rematerialize=config.rematerialize,
     )
     return make_state, args
 
