@@ -37,16 +37,25 @@ def main(argv: Sequence[str]) -> int:
         "--workdir",
         required=True,
         type=Path,
-        help="folder for checkpoints, metrics.jsonl, pictures and report.html; made if absent",
+        help="folder for checkpoints, metrics.jsonl, pictures and report.html; made if absent; of "
+        "several processes all must see it",
     )
+    command_line.add_distributed_flag(parser)
     flags = parser.parse_args(rest)
     config = configuration.load(flags.config, overrides)
-    if found := configuration.complete(config):
-        print(found)
 
-    from eln_jax.training import comparison  # imports jax: after the flags have been understood
+    # Imports jax: after the flags have been understood.
+    from eln_jax.training import processes
 
-    return comparison.train_all(config, configuration.to_json(config), flags.workdir)
+    if flags.distributed:
+        processes.join()
+    with processes.only_the_first_speaks():
+        if found := configuration.complete(config):
+            print(found)
+
+        from eln_jax.training import comparison
+
+        return comparison.train_all(config, configuration.to_json(config), flags.workdir)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ stopped.
 import contextlib
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,19 +16,22 @@ import jax
 
 from eln_jax.data.doctor import quick_check, summary_lines, would_stop
 from eln_jax.errors import UserError
-from eln_jax.training import assembly, summary, validation
+from eln_jax.training import assembly, processes, summary, validation
 from eln_jax.training.bookkeeping import Bookkeeping, Phase, Stopwatch, phases, score
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.label_errors import with_label_errors
-from eln_jax.training.logging import MetricsLogger, Progress
+from eln_jax.training.logging import MetricsLogger, NoLogger, Progress
 from eln_jax.training.opening import cut_size
-from eln_jax.training.sharding import put_batch
+from eln_jax.training.sharding import put_batch, replicated
 from eln_jax.training.workdir import claimed, differences
 
 
 class Outcome(NamedTuple):
-    """How a run ended: with a summary, or stopped with an exit code and no summary."""
+    """How a run ended: with a summary, or stopped with an exit code and no summary.
+
+    Of several processes all but the first have an empty summary.
+    """
 
     summary: dict[str, Any] | None
     exit_code: int
@@ -48,7 +52,9 @@ def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Pr
     Raises:
         UserError: the data cannot be used, or `workdir` holds a run of another config.
     """
+    processes.check_same(config_json, "configuration")
     parts = assembly.build(config)
+    processes.check_same(parts.data.fingerprint, "list of images")
     _check_files(parts, display)
     with (
         claimed(workdir, config_json),
@@ -62,6 +68,7 @@ def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Pr
                 run.evaluate_and_save_if_due(stop)
                 if not stop.requested:
                     run.train_step(phase)
+                    stop.agree()
         if not stop.requested:
             run.evaluate_and_save_if_due(stop)
         if stop.requested:
@@ -71,7 +78,7 @@ def train_and_evaluate(config: Any, config_json: str, workdir: Path, display: Pr
             f"Stopped at step {run.step} of {run.total} and saved; the same command goes on."
         )
         return Outcome(None, stop.exit_code)
-    return Outcome(summary.write(run.books, parts, workdir), 0)
+    return Outcome(summary.write(run.books, parts, workdir) if processes.is_first() else {}, 0)
 
 
 def _check_files(parts: assembly.Parts, display: Progress) -> None:
@@ -99,7 +106,9 @@ class Run:
         display.message(parts.description)
         self.total = sum(config.steps.values())
         self.phases = phases(config.steps)
-        self.key = jax.random.key(config.seed)
+        # Made on the devices of all processes.
+        whole = replicated(parts.programs.mesh)
+        self.key = jax.jit(partial(jax.random.key, config.seed), out_shardings=whole)()
         self.books = Bookkeeping({}, parts.data.fingerprint)
         self.checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
         if self.checkpoints.latest_step is None:
@@ -113,12 +122,14 @@ class Run:
         self.iterators = {name: iter(stream) for name, stream in parts.data.streams.items()}
         for name, position in self.books.iterators.items():
             self.iterators[name].set_state(position)
-        self.logger = MetricsLogger(
-            workdir,
-            tensorboard=config.log.tensorboard,
-            resume_step=self.step,
-            evaluated_step=self.books.evaluated_step,
-        )
+        self.logger = NoLogger()
+        if processes.is_first():
+            self.logger = MetricsLogger(
+                workdir,
+                tensorboard=config.log.tensorboard,
+                resume_step=self.step,
+                evaluated_step=self.books.evaluated_step,
+            )
         self.stopwatch = Stopwatch()
         self.since = time.perf_counter() - self.books.seconds
         self.compiled: set[str] = set()
@@ -202,7 +213,7 @@ class Run:
         batch = {name: next(self.iterators[name]) for name in names}
         for name in names:
             for complaint in self.iterators[name].complaints():
-                self.display.message(f"Left out: {complaint}")
+                processes.say(self.display.message, f"Left out: {complaint}")
         return batch
 
     def _prepare_teacher(self, phase: Phase) -> None:

@@ -3,11 +3,16 @@
 import contextlib
 import fcntl
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from eln_jax.errors import UserError
+from eln_jax.training import processes
+
+# A network's file system may show another host's file so many seconds later.
+_SEEN_WITHIN = 60.0
 
 # Fields, and blocks of them, that change no result: a run may go on with other values. A data set
 # and its lists may have moved: that they hold the same images, the fingerprint tells.
@@ -23,6 +28,7 @@ FREE_ON_RESUME = (
     "data.workers:",
     "eval.batch_size:",
     "log.",
+    "shard_state:",
 )
 
 
@@ -34,6 +40,14 @@ def claimed(workdir: Path, config_json: str) -> Iterator[None]:
         UserError: it cannot be made, another process trains in it, or it belongs to a run of
             another config.
     """
+    with contextlib.ExitStack() as stack:
+        processes.by_the_first(lambda: stack.enter_context(_locked(workdir, config_json)))
+        _check_shared(workdir, config_json)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path, config_json: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -51,6 +65,22 @@ def claimed(workdir: Path, config_json: str) -> Iterator[None]:
                 f"The folder {workdir} cannot be used as --workdir: {error}."
             ) from error
         yield
+
+
+def _check_shared(workdir: Path, config_json: str) -> None:
+    """Refuses a folder that not every process sees."""
+    kept = workdir / "config.json"
+    deadline = time.monotonic() + _SEEN_WITHIN
+    while not (seen := kept.is_file() and kept.read_text() == config_json):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    blind = [str(index) for index, sees in enumerate(processes.gather(seen)) if not sees]
+    if blind:
+        raise UserError(
+            f"Process {', '.join(blind)} does not see what process 0 writes to {workdir}: give a "
+            "--workdir that all hosts share."
+        )
 
 
 def _keep_config(workdir: Path, config_json: str) -> None:
