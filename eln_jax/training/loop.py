@@ -85,9 +85,10 @@ def _check_files(parts: assembly.Parts, display: Progress) -> None:
     """Looks at the files' headers and says what is odd, before hours go by.
 
     Raises:
-        UserError: the run would stop at one of them.
+        UserError: the run would stop at one of them, or there are too few to share.
     """
     data, config = parts.data, parts.config
+    processes.share_of(validation.validated(parts))
     faults = quick_check(data.train, data.val, data.partition, cut_size(config))
     if fatal := would_stop(faults, data.val, data.partition):
         raise UserError(

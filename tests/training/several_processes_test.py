@@ -2,13 +2,18 @@
 
 import json
 import os
+import random
+import signal
 import socket
 import subprocess
 import sys
+import time
 
+import chex
 import numpy as np
 import pytest
 
+from eln_jax.training.checkpoint import read_weights
 from tests.tiny import QUICKSTART, tiny_overrides
 
 TIMINGS = ("images_per_second", "seconds_per_step", "data_wait_share")
@@ -109,9 +114,83 @@ def alone(tmp_path_factory):
     return workdir
 
 
-def test_two_processes_train_as_one(alone, tmp_path):
-    train(2, tmp_path / "run", **LONG)
-    assert_alike(alone, tmp_path / "run")
-    assert "step 20" in told(tmp_path / "run", 0)
-    others = [line for line in told(tmp_path / "run", 1).splitlines() if "[Gloo]" not in line]
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("together") / "run"
+    train(2, workdir, **LONG)
+    return workdir
+
+
+def wait_for_row(workdir, step, started):
+    """Returns when a row of this step or a later one is there, or a process has ended."""
+    path = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + PATIENCE
+    while all(process.poll() is None for process in started):
+        assert time.monotonic() < deadline
+        if path.is_file() and f'"step": {step},' in path.read_text():
+            return
+        time.sleep(0.02)
+
+
+def assert_identical(one, other):
+    for split in ("train", "val"):
+        assert rows(one, split) == rows(other, split)
+    saved = [read_weights(workdir) for workdir in (one, other)]
+    assert saved[0].step == saved[1].step == 20
+    chex.assert_trees_all_equal(*saved)
+
+
+def test_two_processes_train_as_one(alone, together):
+    assert_alike(alone, together)
+    assert "step 20" in told(together, 0)
+    others = [line for line in told(together, 1).splitlines() if "[Gloo]" not in line]
     assert not others
+
+
+def test_a_signal_to_one_stops_both_and_one_process_goes_on(alone, tmp_path):
+    workdir = tmp_path / "run"
+    started = start(2, workdir, **LONG)
+    wait_for_row(workdir, 3, started)
+    started[1].send_signal(signal.SIGTERM)
+    assert codes_of(started) == [143, 143], told(workdir, 0) + told(workdir, 1)
+    assert "and saved; the same command goes on" in told(workdir, 0)
+    train(1, workdir, **LONG)
+    assert_alike(alone, workdir)
+
+
+def test_when_one_dies_the_other_ends_and_both_go_on_as_if_nothing_had_been(together, tmp_path):
+    workdir = tmp_path / "run"
+    started = start(2, workdir, **LONG)
+    wait_for_row(workdir, 7, started)
+    started[1].kill()
+    first, second = codes_of(started)
+    assert second == -signal.SIGKILL
+    assert first not in (0, None)
+    train(2, workdir, **LONG)
+    assert_identical(together, workdir)
+
+
+@pytest.mark.slow
+def test_four_processes_train_as_one(alone, tmp_path):
+    train(4, tmp_path / "run", **LONG)
+    assert_alike(alone, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_split_state_train_as_one(alone, tmp_path):
+    train(2, tmp_path / "run", shard_state="true", **LONG)
+    assert_alike(alone, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_killed_at_random_moments_end_as_if_they_had_not_been(together, tmp_path):
+    workdir, draw = tmp_path / "run", random.Random(0)
+    for step in sorted(draw.sample(range(1, 20), 5)):
+        started = start(2, workdir, **LONG)
+        wait_for_row(workdir, step, started)
+        time.sleep(draw.uniform(0, 0.5))  # also amid a step, an evaluation or a checkpoint
+        for process in draw.sample(started, draw.choice((1, 2))):
+            process.kill()
+        assert 0 not in codes_of(started)
+    train(2, workdir, **LONG)
+    assert_identical(together, workdir)
