@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,10 +141,11 @@ def run(command: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a door and exits.
 
     With what the command returns, 2 after one sentence for a user's mistake or a file that cannot
-    be used, 130 after Ctrl-C.
+    be used, 130 after Ctrl-C. One of several processes that fails leaves at once, with 1 if it is
+    because another has left.
     """
     try:
-        code = command(sys.argv[1:])
+        sys.exit(command(sys.argv[1:]))
     except UserError as error:
         print(f"eln_jax: {error}", file=sys.stderr)
         code = 2
@@ -154,8 +156,27 @@ def run(command: Callable[[Sequence[str]], int | None]) -> None:
     except KeyboardInterrupt:
         print("eln_jax: stopped by Ctrl-C.", file=sys.stderr)
         code = 130
-    if code and "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+    except Exception as error:
+        if not _is_one_of_several():
+            raise
+        code = 1
+        if isinstance(error, sys.modules["jax"].errors.JaxRuntimeError):
+            # What this process waits for can fail in many words when another one is gone.
+            reason = next(iter(str(error).splitlines()), "")[:200]
+            print(
+                f"eln_jax: the processes cannot go on together ({reason}): one has failed or was "
+                "stopped, and says why if it could; start all of them again.",
+                file=sys.stderr,
+            )
+        else:
+            traceback.print_exc()
+    if _is_one_of_several():
         # An orderly end waits for the other processes, which wait for this one.
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _is_one_of_several() -> bool:
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()

@@ -29,6 +29,9 @@ def default_config() -> Any:
     config.steps = ConfigDict({"supervised": 18_620, "eln": 13_300, "semi_supervised": 101_080})
     # Also train with the labelled images alone for the same number of steps, to compare.
     config.compare_supervised = False
+    # Split parameters, teacher and the optimiser's state over all devices (FSDP), for networks too
+    # large for the memory of one. Same results up to rounding; a step takes more communication.
+    config.shard_state = False
     config.model = _model()
     config.data = _data()
     config.method = _method()

@@ -37,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
         "--workdir",
         required=True,
         type=Path,
-        help="folder for checkpoints, metrics.jsonl, pictures and report.html; made if absent",
+        help="folder for checkpoints, metrics.jsonl, pictures and report.html; made if absent; of "
+        "several processes all must see it",
     )
     parser.add_argument(
         "--previous_if_damaged",
@@ -51,16 +52,24 @@ def main(argv: Sequence[str]) -> int:
         help="go on although fields have changed that change results; config.json keeps the new "
         "ones, config.json.before_step_N the old ones",
     )
+    command_line.add_distributed_flag(parser)
     flags = parser.parse_args(rest)
     config = configuration.load(flags.config, overrides)
-    if found := configuration.complete(config):
-        print(found)
 
-    from eln_jax.training import comparison  # imports jax: after the flags have been understood
-    from eln_jax.training.workdir import Resume
+    # Imports jax: after the flags have been understood.
+    from eln_jax.training import processes
 
-    resume = Resume(flags.previous_if_damaged, flags.force_config)
-    return comparison.train_all(config, configuration.to_json(config), flags.workdir, resume)
+    if flags.distributed:
+        processes.join()
+    with processes.only_the_first_speaks():
+        if found := configuration.complete(config):
+            print(found)
+
+        from eln_jax.training import comparison
+        from eln_jax.training.workdir import Resume
+
+        resume = Resume(flags.previous_if_damaged, flags.force_config)
+        return comparison.train_all(config, configuration.to_json(config), flags.workdir, resume)
 
 
 if __name__ == "__main__":

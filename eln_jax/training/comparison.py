@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eln_jax.training import loop, summary
+from eln_jax.training import loop, processes, summary
 from eln_jax.training.logging import Progress, iou_table, print_table
 from eln_jax.training.reporting import SUPERVISED_ONLY, report_or_reason, write_run_report
 from eln_jax.training.workdir import Resume
@@ -44,6 +44,8 @@ def train_all(
             if outcome.summary is None:
                 return outcome.exit_code
             runs = {"supervised only": outcome.summary} | runs
+    if not processes.is_first():
+        return 0
     _show(runs, workdir)
     report = report_or_reason(lambda: write_run_report(workdir, config, config_json))
     print(f"  report    {report}")

@@ -1,5 +1,6 @@
 """Simulated errors in training: they begin with the ELN's first phase and follow the student's."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from eln_jax.models.layers import resize_bilinear
 from eln_jax.training.assembly import Parts
 from eln_jax.training.bookkeeping import Bookkeeping
 from eln_jax.training.interruption import StopRequest
-from eln_jax.training.sharding import put_batch
+from eln_jax.training.sharding import put_batch, replicated
 
 # Batches that are counted, at most; fewer if fewer show every labelled image once.
 _MOST_BATCHES = 100
@@ -69,7 +70,7 @@ def measure_confusion(
     config = parts.config
     classes, void = config.data.num_classes, config.data.ignore_label
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=replicated(parts.programs.mesh))
     def count(variables, image, label):
         logits, _ = parts.evaluation.network({"network": variables}, image)
         predicted = resize_bilinear(logits, label.shape[1:]).argmax(-1)
@@ -85,6 +86,7 @@ def measure_confusion(
             if stop.requested:
                 return None
             batch = put_batch(next(iterator), parts.programs.mesh)
+            stop.agree()
             total += np.asarray(count(student_variables(state), batch["image"], batch["label"]))
     finally:
         iterator.close()

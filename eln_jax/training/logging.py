@@ -96,6 +96,19 @@ class MetricsLogger:
                 self._events.close()
 
 
+class NoLogger:
+    """Takes what a `MetricsLogger` takes, and writes nothing: of all processes but the first."""
+
+    def write(self, *row: Any) -> None:
+        """Leaves the row to the first process."""
+
+    def images(self, *pictures: Any) -> None:
+        """Leaves the pictures to the first process."""
+
+    def close(self) -> None:
+        """Has nothing to close."""
+
+
 def _drop_rows_after(path: Path, step: int, evaluated_step: int | None) -> None:
     """Rewrites the file, in one move, without later rows and without a half-written last line."""
     if not path.exists():

@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,20 +17,23 @@ import jax
 
 from eln_jax.data.doctor import quick_check, summary_lines, would_stop
 from eln_jax.errors import UserError
-from eln_jax.training import assembly, divergence, summary, validation
+from eln_jax.training import assembly, divergence, processes, summary, validation
 from eln_jax.training.bookkeeping import Bookkeeping, Phase, Stopwatch, phases, score
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.label_errors import with_label_errors
-from eln_jax.training.logging import MetricsLogger, Progress
+from eln_jax.training.logging import MetricsLogger, NoLogger, Progress
 from eln_jax.training.memory import give_back
 from eln_jax.training.opening import cut_size
-from eln_jax.training.sharding import put_batch
+from eln_jax.training.sharding import put_batch, replicated
 from eln_jax.training.workdir import Resume, claimed, differences, keep_config
 
 
 class Outcome(NamedTuple):
-    """How a run ended: with a summary, or stopped with an exit code and no summary."""
+    """How a run ended: with a summary, or stopped with an exit code and no summary.
+
+    Of several processes all but the first have an empty summary.
+    """
 
     summary: dict[str, Any] | None
     exit_code: int
@@ -58,7 +62,9 @@ def train_and_evaluate(
         UserError: the data cannot be used, `workdir` holds a run of another config or cannot be
             written to, or the training has diverged.
     """
+    processes.check_same(config_json, "configuration")
     parts = assembly.build(config)
+    processes.check_same(parts.data.fingerprint, "list of images")
     _check_files(parts, display)
     with (
         claimed(workdir, config_json, force=resume.force_config, tell=display.message),
@@ -74,6 +80,7 @@ def train_and_evaluate(
                 if not stop.requested:
                     stop.doing = "this step" if phase.name in run.compiled else "compiling"
                     run.train_step(phase)
+                    stop.agree()
         if not stop.requested:
             run.evaluate_and_save_if_due(stop)
         if stop.requested and run.step:
@@ -83,16 +90,17 @@ def train_and_evaluate(
             f"Stopped at step {run.step} of {run.total} and saved; the same command goes on."
         )
         return Outcome(None, stop.exit_code)
-    return Outcome(summary.write(run.books, parts, workdir), 0)
+    return Outcome(summary.write(run.books, parts, workdir) if processes.is_first() else {}, 0)
 
 
 def _check_files(parts: assembly.Parts, display: Progress) -> None:
     """Looks at the files' headers and says what is odd, before hours go by.
 
     Raises:
-        UserError: the run would stop at one of them.
+        UserError: the run would stop at one of them, or there are too few to share.
     """
     data, config = parts.data, parts.config
+    processes.share_of(validation.validated(parts))
     faults = quick_check(data.train, data.val, data.partition, cut_size(config))
     if fatal := would_stop(faults, data.val, data.partition):
         raise UserError(
@@ -111,7 +119,9 @@ class Run:
         display.message(parts.description)
         self.total = sum(config.steps.values())
         self.phases = phases(config.steps)
-        self.key = jax.random.key(config.seed)
+        # Made on the devices of all processes.
+        whole = replicated(parts.programs.mesh)
+        self.key = jax.jit(partial(jax.random.key, config.seed), out_shardings=whole)()
         self.books = Bookkeeping({}, parts.data.fingerprint)
         self.checkpoints = Checkpoints(
             workdir,
@@ -130,12 +140,14 @@ class Run:
         self.iterators = {name: iter(stream) for name, stream in parts.data.streams.items()}
         for name, position in self.books.iterators.items():
             self.iterators[name].set_state(position)
-        self.logger = MetricsLogger(
-            workdir,
-            tensorboard=config.log.tensorboard,
-            resume_step=self.step,
-            evaluated_step=self.books.evaluated_step,
-        )
+        self.logger = NoLogger()
+        if processes.is_first():
+            self.logger = MetricsLogger(
+                workdir,
+                tensorboard=config.log.tensorboard,
+                resume_step=self.step,
+                evaluated_step=self.books.evaluated_step,
+            )
         self.stopwatch = Stopwatch()
         self.since = time.perf_counter() - self.books.seconds
         self.compiled: dict[str, Callable] = {}  # the step of each phase met so far
@@ -264,7 +276,7 @@ class Run:
         batch = {name: next(self.iterators[name]) for name in names}
         for name in names:
             for complaint in self.iterators[name].complaints():
-                self.display.message(f"Left out: {complaint}")
+                processes.say(self.display.message, f"Left out: {complaint}")
         return batch
 
     def _prepare_teacher(self, phase: Phase) -> None:

@@ -4,7 +4,8 @@ import contextlib
 import io
 import os
 import pickle
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +29,8 @@ def join() -> None:
     given = {name: os.environ[name] for name in (_COUNT, _INDEX) if os.environ.get(name)}
     try:
         place = {name: int(value) for name, value in given.items()}
+        # It would take SIGTERM for itself until the training looks for it, and knows no Ctrl-C.
+        jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(num_processes=place.get(_COUNT), process_id=place.get(_INDEX))
     except (ValueError, RuntimeError) as error:
         raise UserError(
@@ -45,6 +48,50 @@ def is_first() -> bool:
 def only_the_first_speaks() -> contextlib.AbstractContextManager[Any]:
     """Within it the standard output of all other processes goes nowhere."""
     return contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO())
+
+
+def say(show: Callable[[str], None], words: str) -> None:
+    """Shows what a single process has to tell: of others than the first on standard error."""
+    if is_first():
+        show(words)
+    else:
+        print(f"Process {jax.process_index()}: {words}", file=sys.stderr, flush=True)
+
+
+def by_the_first(act: Callable[[], None]) -> None:
+    """Lets the first process do something for all, which wait for it; all must call it.
+
+    Raises:
+        UserError: the first one's, in every process.
+    """
+    complaint = None
+    if is_first():
+        try:
+            act()
+        except UserError as error:
+            complaint = str(error)
+    complaint = gather(complaint)[0]
+    if complaint is not None:
+        raise UserError(complaint)
+
+
+def check_same(value: Any, words: str) -> None:
+    """Refuses to go on with processes that differ in something; all must call it.
+
+    Args:
+        value: anything that pickle takes, compared by ==.
+        words: what it is, such as "configuration".
+
+    Raises:
+        UserError: it is not the same everywhere.
+    """
+    values = gather(value)
+    others = [str(index) for index, other in enumerate(values) if other != values[0]]
+    if others:
+        raise UserError(
+            f"Process {', '.join(others)} of {len(values)} has another {words} than process 0: "
+            "start all with the same command, and give all hosts the same files."
+        )
 
 
 def share_of(items: Sequence[Any]) -> Sequence[Any]:

@@ -54,13 +54,17 @@ def make_programs(
     """
     make_state, args = _state_and_step_arguments(config, networks, class_weights)
     replicated, split = sharding.replicated(mesh), sharding.split(mesh)
+    shapes = jax.eval_shape(partial(make_state, pretrained=False))
+    placed = jax.tree.map(lambda _: replicated, shapes)
+    if config.shard_state:
+        placed = sharding.state_shardings(shapes, mesh)
 
     def compiled(step):
         return jax.jit(
             partial(step, args=args),
             donate_argnums=0,
-            in_shardings=(replicated, split, replicated),
-            out_shardings=(replicated, replicated),
+            in_shardings=(placed, split, replicated),
+            out_shardings=(placed, replicated),
         )
 
     return Programs(
@@ -70,17 +74,12 @@ def make_programs(
             "eln": compiled(steps.eln_step),
             "semi_supervised": compiled(steps.semi_supervised_step),
         },
-        initial_state=lambda: jax.device_put(make_state(pretrained=True), replicated),
+        initial_state=lambda: sharding.put_state(make_state(pretrained=True), placed),
         abstract_state=lambda: jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
-            jax.eval_shape(partial(make_state, pretrained=False)),
+            lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, placed
         ),
-        start_teacher=jax.jit(
-            method_state.start_teacher, donate_argnums=0, out_shardings=replicated
-        ),
-        reset_student=jax.jit(
-            method_state.reset_student, donate_argnums=0, out_shardings=replicated
-        ),
+        start_teacher=jax.jit(method_state.start_teacher, donate_argnums=0, out_shardings=placed),
+        reset_student=jax.jit(method_state.reset_student, donate_argnums=0, out_shardings=placed),
     )
 
 

@@ -1,6 +1,8 @@
 """Evaluation during training: student and teacher on the validation images, and what one sees."""
 
-from collections.abc import Iterator
+import functools
+import operator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ from eln_jax.evaluation.inference import Predictor
 from eln_jax.evaluation.panels import draw_panels, make_palette, panel_row
 from eln_jax.evaluation.scoring import evaluate, make_gate
 from eln_jax.method.state import TrainState, student_variables
+from eln_jax.training import processes
 from eln_jax.training.assembly import Parts
 from eln_jax.training.interruption import StopRequest
-from eln_jax.training.logging import MetricsLogger, Progress
-from eln_jax.training.sharding import round_up, split
+from eln_jax.training.logging import MetricsLogger, NoLogger, Progress
+from eln_jax.training.sharding import local_copy, local_mesh, round_up, split
 
 LAST_EVALUATION = "last_evaluation"  # folder in the workdir, of the run's last evaluation
 
@@ -26,7 +29,7 @@ def validate(
     state: TrainState,
     phase: str,
     workdir: Path,
-    logger: MetricsLogger,
+    logger: MetricsLogger | NoLogger,
     stop: StopRequest,
     display: Progress,
 ) -> dict[str, Any] | None:
@@ -45,7 +48,8 @@ def validate(
         display: where progress is shown.
 
     Returns:
-        Figures by metric key, None where one is undefined; None for all if stopped.
+        Figures by metric key, None where one is undefined; None for all if stopped. The same in
+        every process: each judges its share of the images.
     """
     config, data = parts.config, parts.data
     with_eln = phase != "supervised"
@@ -62,21 +66,26 @@ def validate(
         collector = Collector(config.data.ignore_label) if is_last and name == judged else None
         result = evaluate(
             predictor,
-            validation_examples(parts),
+            read_examples(data.val, processes.share_of(validated(parts))),
             config.data.num_classes,
             config.data.ignore_label,
             gate if name == judged else None,
-            should_stop=lambda: stop.requested,
+            should_stop=lambda: stop.signal is not None,
             progress=lambda done, name=name: display.status(f"evaluating the {name}: {done}"),
             on_image=None if collector is None else collector.add,
         )
-        if result is None:
+        found = processes.gather((result, collector, stop.signal))
+        results, collectors, signals = zip(*found, strict=True)
+        if None in results:
+            stop.agree_on(signals)
             return None
+        result = functools.reduce(operator.add, results)
         segmentation = result.segmentation_figures(data.train.class_names)
         figures |= {f"{name}/{key}": value for key, value in segmentation.items()}
         if name == judged:
             figures |= result.detection_figures() | result.pseudo_label_figures()
-        if collector is not None:
+        if collector is not None and processes.is_first():
+            collector = Collector.merged(collectors)
             names = data.train.class_names
             head = header(
                 predictor,
@@ -90,7 +99,8 @@ def validate(
                 collector.write(workdir / LAST_EVALUATION, head, result.figures(names), result)
             except OSError as error:  # a full disk must not cost the figures
                 display.message(f"The images' results are not kept for the report: {error}.")
-    _draw(parts, state, judged, predictor, workdir, logger)
+    if processes.is_first():
+        _draw(parts, state, judged, predictor, workdir, logger)
     return {k: None if np.isnan(v) else v for k, v in figures.items()}
 
 
@@ -111,24 +121,24 @@ def headline(figures: dict[str, Any]) -> str:
 def make_predictor(parts: Parts, state: TrainState, name: str, *, with_eln: bool) -> Predictor:
     """The student or the teacher as evaluation uses it, with the ELN's judgement if asked."""
     config = parts.config
+    mesh = parts.programs.mesh
     variables = {"network": student_variables(state) if name == "student" else state.teacher}
     if with_eln:
         variables["eln"] = {"params": state.params["eln"], "batch_stats": state.batch_stats["eln"]}
     return Predictor(
         network=parts.evaluation.network_with_eln if with_eln else parts.evaluation.network,
-        variables=variables,
-        batch_size=round_up(config.eval.batch_size, parts.programs.mesh),
+        variables=local_copy(variables, mesh),
+        batch_size=round_up(config.eval.batch_size, local_mesh(mesh)),
         pad_offset=config.crop_size[0] % 8,  # 0 or 1, as the network's maps were in training
         fill=parts.evaluation.padding_colour,
         warp_size=tuple(config.crop_size) if config.eval.protocol == "warp" else None,
-        sharding=split(parts.programs.mesh),
+        sharding=split(local_mesh(mesh)),
     )
 
 
-def validation_examples(parts: Parts, count: int = 0) -> Iterator[dict[str, Any]]:
-    """Reads validation examples at original size: the first `count`, or as the config limits."""
-    count = count or parts.config.eval.max_images or len(parts.data.partition.val)
-    return read_examples(parts.data.val, parts.data.partition.val[:count])
+def validated(parts: Parts) -> Sequence[int]:
+    """Indices of the validation images, as many as the config allows."""
+    return parts.data.partition.val[: parts.config.eval.max_images or None]
 
 
 def _draw(parts, state, judged, predictor, workdir, logger) -> None:
@@ -139,7 +149,8 @@ def _draw(parts, state, judged, predictor, workdir, logger) -> None:
     step = int(state.step)
     gate = make_gate(config.method.gate, config.method.gate_threshold)
     palette, rows = make_palette(config.data.num_classes), []
-    for example, maps in predictor.stream(validation_examples(parts, config.log.panel_images)):
+    shown = parts.data.partition.val[: config.log.panel_images]
+    for example, maps in predictor.stream(read_examples(parts.data.val, shown)):
         kept = None
         if maps.p_right is not None:
             kept = gate(maps.max_prob, maps.entropy, maps.margin, maps.p_right)

@@ -3,15 +3,23 @@
 import contextlib
 import fcntl
 import json
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from eln_jax.errors import UserError
+from eln_jax.training import processes
 from eln_jax.training.damage import finished_steps
 from eln_jax.training.processes import is_first
 
 CONFIG = "config.json"
+_LOCK = ".lock"
+# A network's file system may show another host's file so many seconds later.
+_SEEN_WITHIN = 60.0
 
 # Fields, and blocks of them, that change no result, or only that of a run which has diverged: it
 # may go on with other values. A data set and its lists may have moved: that they hold the same
@@ -29,6 +37,7 @@ FREE_ON_RESUME = (
     "divergence",
     "eval.batch_size",
     "log",
+    "shard_state",
 )
 
 
@@ -65,11 +74,36 @@ def claimed(
             belongs to a run of another config.
     """
     with contextlib.ExitStack() as stack:
+        claim = _locked(workdir, config_json, force, tell)
+        processes.by_the_first(lambda: stack.enter_context(claim))
+        _check_shared(workdir)
+        try:
+            yield
+        except OSError as error:
+            # As in a folder that is full or gone; files of the data say their own name.
+            path = Path(error.filename) if isinstance(error.filename, str) else workdir
+            inside = path.absolute().is_relative_to(workdir.absolute())
+            if isinstance(error, BrokenPipeError) or not inside:  # nobody reads what we print
+                raise
+            raise UserError(
+                f"{path} cannot be written ({error.strerror or error}); the checkpoints so far are "
+                "whole: make room or bring the folder back, and the same command goes on."
+            ) from error
+
+
+@contextlib.contextmanager
+def _locked(
+    workdir: Path, config_json: str, force: bool, tell: Callable[[str], None]
+) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             # The system lets go of the lock of a killed run.
-            lock = stack.enter_context((workdir / ".lock").open("w"))
+            lock = stack.enter_context((workdir / _LOCK).open("a+"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.truncate(0)
+            lock.write(secrets.token_hex())
+            lock.flush()
             _compare_config(workdir, config_json, force, tell)
         except BlockingIOError as error:
             raise UserError(
@@ -80,17 +114,26 @@ def claimed(
             raise UserError(
                 f"The folder {workdir} cannot be used as --workdir: {error}."
             ) from error
-        try:
-            yield
-        except OSError as error:
-            # As in a folder that is full or gone; files of the data say their own name.
-            path = Path(error.filename) if isinstance(error.filename, str) else workdir
-            if not path.absolute().is_relative_to(workdir.absolute()):
-                raise
-            raise UserError(
-                f"{path} cannot be written ({error.strerror or error}); the checkpoints so far are "
-                "whole: make room or bring the folder back, and the same command goes on."
-            ) from error
+        yield
+
+
+def _check_shared(workdir: Path) -> None:
+    """Refuses a folder in which not every process sees what the first one has just written."""
+    if jax.process_count() == 1:
+        return
+    lock = workdir / _LOCK
+    wanted = processes.gather(lock.read_text() if is_first() else None)[0]
+    deadline = time.monotonic() + _SEEN_WITHIN
+    while not (seen := lock.is_file() and lock.read_text() == wanted):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    blind = [str(index) for index, sees in enumerate(processes.gather(seen)) if not sees]
+    if blind:
+        raise UserError(
+            f"Process {', '.join(blind)} does not see what process 0 writes to {workdir}: give a "
+            "--workdir that all hosts share."
+        )
 
 
 def _compare_config(
