@@ -85,7 +85,8 @@ def claimed(
         except OSError as error:
             # As in a folder that is full or gone; files of the data say their own name.
             path = Path(error.filename) if isinstance(error.filename, str) else workdir
-            if not path.absolute().is_relative_to(workdir.absolute()):
+            inside = path.absolute().is_relative_to(workdir.absolute())
+            if isinstance(error, BrokenPipeError) or not inside:  # nobody reads what we print
                 raise
             raise UserError(
                 f"{path} cannot be written ({error.strerror or error}); the checkpoints so far are "
