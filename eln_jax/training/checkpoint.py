@@ -34,6 +34,7 @@ _NOT_NEWS = (
     "_SignalingThread",
     "Handler Commit operations",
     "Finalize thread",
+    "Waiting for previous save",
 )
 logging.getLogger("absl").addFilter(
     lambda record: not any(words in str(record.msg) for words in _NOT_NEWS)
@@ -329,12 +330,15 @@ class Weights(NamedTuple):
     teacher: dict[str, Any]
 
 
-def read_weights(workdir: Path, which: str = "last") -> Weights:
+def read_weights(
+    workdir: Path, which: str = "last", tell: Callable[[str], None] = print
+) -> Weights:
     """Reads the weights of a run, maybe of one under way; changes nothing there.
 
     Args:
         workdir: the run's directory.
         which: "last", "best" (highest mean IoU on val of those kept) or a step's number.
+        tell: takes a sentence for the screen.
 
     Returns:
         Arrays on the default device. The optimiser's state, the greater part, is not read.
@@ -366,6 +370,7 @@ def read_weights(workdir: Path, which: str = "last") -> Weights:
                 f"The checkpoint of step {step} is damaged: {fault}; put the file back"
                 + (f", or take another: --checkpoint={others[-1]}." if others else ".")
             )
+        damage.tell_if_unchecked(directory / str(step), tell)
         try:
             saved = manager.item_metadata(step)["state"]
             sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -83,10 +83,15 @@ def settle(directory: Path, *, previous_if_damaged: bool, tell: Callable[[str], 
     for bad, fault in damaged.items():
         place = _set_aside(directory / str(bad))
         tell(f"The checkpoint of step {bad} is damaged ({fault}) and now lies in {place}.")
-    if predates_manifests(directory / str(step)):
+    tell_if_unchecked(directory / str(step), tell)
+
+
+def tell_if_unchecked(checkpoint: Path, tell: Callable[[str], None]) -> None:
+    """Says so if a checkpoint has no checksums to compare with."""
+    if predates_manifests(checkpoint):
         tell(
-            f"The checkpoint of step {step} was written without checksums by an earlier version: "
-            "whether it is damaged, nobody can tell."
+            f"The checkpoint of step {checkpoint.name} was written without checksums, by an "
+            "earlier version: whether it is damaged cannot be checked."
         )
 
 
