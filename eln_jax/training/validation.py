@@ -1,6 +1,6 @@
 """Evaluation during training: student and teacher on the validation images, and what one sees."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,14 @@ import numpy as np
 from PIL import Image
 
 from eln_jax.data.pipeline import read_examples
+from eln_jax.evaluation.calibrated import Calibration
 from eln_jax.evaluation.findings import Collector, header
 from eln_jax.evaluation.inference import Predictor
 from eln_jax.evaluation.panels import draw_panels, make_palette, panel_row
-from eln_jax.evaluation.scoring import evaluate, make_gate
+from eln_jax.evaluation.scoring import evaluate
 from eln_jax.method.state import TrainState, student_variables
 from eln_jax.training.assembly import Parts
+from eln_jax.training.gate_fitting import evaluation_gate, gate_calibration
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.logging import MetricsLogger, Progress
 from eln_jax.training.sharding import round_up, split
@@ -50,9 +52,7 @@ def validate(
     config, data = parts.config, parts.data
     with_eln = phase != "supervised"
     judged = "teacher" if phase == "semi_supervised" else "student"
-    gate = None
-    if with_eln:
-        gate = make_gate(config.method.gate, config.method.gate_threshold)
+    gate = evaluation_gate(config.method, _fitted(state, judged)) if with_eln else None
     figures = {}
     step = int(state.step)
     # Of the run's last evaluation more is kept than figures, for the report.
@@ -75,7 +75,8 @@ def validate(
         segmentation = result.segmentation_figures(data.train.class_names)
         figures |= {f"{name}/{key}": value for key, value in segmentation.items()}
         if name == judged:
-            figures |= result.detection_figures() | result.pseudo_label_figures()
+            names = data.train.class_names
+            figures |= result.detection_figures() | result.pseudo_label_figures(names)
         if collector is not None:
             names = data.train.class_names
             head = header(
@@ -90,7 +91,7 @@ def validate(
                 collector.write(workdir / LAST_EVALUATION, head, result.figures(names), result)
             except OSError as error:  # a full disk must not cost the figures
                 display.message(f"The images' results are not kept for the report: {error}.")
-    _draw(parts, state, judged, predictor, workdir, logger)
+    _draw(parts, state, judged, predictor, gate, workdir, logger)
     return {k: None if np.isnan(v) else v for k, v in figures.items()}
 
 
@@ -108,13 +109,25 @@ def headline(figures: dict[str, Any]) -> str:
     return ", ".join(shown) + " (%)"
 
 
-def make_predictor(parts: Parts, state: TrainState, name: str, *, with_eln: bool) -> Predictor:
-    """The student or the teacher as evaluation uses it, with the ELN's judgement if asked."""
+def make_predictor(
+    parts: Parts,
+    state: TrainState,
+    name: str,
+    *,
+    with_eln: bool,
+    calibration: Calibration | None = None,
+) -> Predictor:
+    """The student or the teacher as evaluation uses it, with the ELN's judgement if asked.
+
+    Then also with what the gate was fitted to, if no other calibration is given.
+    """
     config = parts.config
     variables = {"network": student_variables(state) if name == "student" else state.teacher}
     if with_eln:
+        calibration = calibration or gate_calibration(_fitted(state, name))
         variables["eln"] = {"params": state.params["eln"], "batch_stats": state.batch_stats["eln"]}
     return Predictor(
+        calibration=calibration,
         network=parts.evaluation.network_with_eln if with_eln else parts.evaluation.network,
         variables=variables,
         batch_size=round_up(config.eval.batch_size, parts.programs.mesh),
@@ -125,26 +138,30 @@ def make_predictor(parts: Parts, state: TrainState, name: str, *, with_eln: bool
     )
 
 
+def _fitted(state: TrainState, network: str) -> Mapping[str, Any]:
+    """What a gate was fitted to: predictions of the teacher, once there is one."""
+    return state.gate if network == "teacher" else {}
+
+
 def validation_examples(parts: Parts, count: int = 0) -> Iterator[dict[str, Any]]:
     """Reads validation examples at original size: the first `count`, or as the config limits."""
     count = count or parts.config.eval.max_images or len(parts.data.partition.val)
     return read_examples(parts.data.val, parts.data.partition.val[:count])
 
 
-def _draw(parts, state, judged, predictor, workdir, logger) -> None:
+def _draw(parts, state, judged, predictor, gate, workdir, logger) -> None:
     """Draws the first validation images with prediction, error map and kept pseudo-labels."""
     config = parts.config
     if not config.log.panel_images:
         return
     step = int(state.step)
-    gate = make_gate(config.method.gate, config.method.gate_threshold)
     palette, rows = make_palette(config.data.num_classes), []
     for example, maps in predictor.stream(validation_examples(parts, config.log.panel_images)):
-        kept = None
-        if maps.p_right is not None:
-            kept = gate(maps.max_prob, maps.entropy, maps.margin, maps.p_right)
         image = predictor.warp_image(example["image"])
         label = predictor.warp_label(example["label"])
+        kept = None
+        if maps.p_right is not None and gate is not None:
+            kept = gate(maps, label) > 0.5
         rows.append(
             panel_row(image, label, maps.prediction, maps.p_right, kept, palette, example["id"])
         )
