@@ -73,8 +73,13 @@ def test_scores_are_what_numpy_says():
     first = probability.argmax(1)
     entropy = special.entr(probability).sum(1) / np.log(4)
     features = np.column_stack(
-        [np.ones(50), special.logit(probability.max(1)), entropy, probability]
-        + [special.logit(pixels.p_right.astype(np.float64))]
+        [
+            np.ones(50),
+            special.logit(probability.max(1)),
+            entropy,
+            probability,
+            special.logit(pixels.p_right.astype(np.float64)),
+        ]
     )
     for name, width in (("class_confidence", 2), ("logistic", 7), ("logistic_eln", 8)):
         logit = (coefficients[first, :width] * features[:, :width]).sum(1)
