@@ -32,8 +32,8 @@ def write_study(folder, **changes):
     return str(path)
 
 
-def runs_of(folder, overrides=(), **changes):
-    return plan.make_runs(plan.load_study(write_study(folder, **changes)), overrides)
+def runs_of(folder, given=(), **changes):
+    return plan.make_runs(plan.load_study(write_study(folder, **changes)), given)
 
 
 def by_arm(runs, seed=0):
