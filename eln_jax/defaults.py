@@ -147,7 +147,7 @@ def _method() -> Any:
     method.contrastive_windows = 8  # random windows of the stride-4 map a step (paper: 8)
     method.contrastive_window_size = 32  # side of a window, in cells of that map (paper: 32)
     method.ema_decay = 0.995  # of the teacher, a step (paper: 0.995)
-    # Which pseudo-labels are kept, by a score in [0, 1] of each (docs/method.md):
+    # Which pseudo-labels are kept, by a score in [0, 1] of each (docs/method.md, Gates):
     # none (all) | confidence (maximum probability) | entropy (1 - normalised entropy) | margin
     # (highest probability less the second) | eln (its P(right)) | eln_and_confidence (both) |
     # class_calibrated (P(right) by a logistic regression for each predicted class on the class

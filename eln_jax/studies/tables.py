@@ -42,8 +42,8 @@ def write(found: Mapping[str, Any], output: Path, command: str, plots: Sequence[
         "# Results of the study",
         f"`{command}`",
         f"Seeds {seeds}. Figures are percent on the validation images, mean \N{PLUS-MINUS SIGN} "
-        "standard deviation over the seeds that are finished. A difference is taken seed by seed; where its "
-        "mean is within twice its standard error, no difference is seen.",
+        "standard deviation over the seeds that are finished. A difference is taken seed by seed; "
+        "where its mean is within twice its standard error, no difference is seen.",
         _segmentation(found),
         _pseudo_labels(found),
         *(_detectors(found, arm) for arm in found["detectors"]),

@@ -115,7 +115,7 @@ def test_a_mistaken_study_is_refused(tmp_path, changes, words):
 
 
 def test_an_arm_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no arm 'el'.*Did you mean eln"):
+    with pytest.raises(UserError, match=r"no arm 'el'.*Did you mean eln"):
         plan.load_study(write_study(tmp_path), arms=["el"])
 
 

@@ -36,7 +36,7 @@ def detectors(**aurocs):
         "error_rate": 0.2,
         "fitted_to": {"images": 5, "pixels": 50},
         "figures": {f"{name}/auroc": value for name, value in aurocs.items()},
-        "risk_coverage": {"coverage": [0.5, 1.0]} | dict.fromkeys(aurocs, [0.1, 0.2]),
+        "risk_coverage": {"coverage": [0.5, 1.0]} | {name: [0.1, 0.2] for name in aurocs},
     }
 
 
