@@ -19,7 +19,7 @@ from eln_jax.config_checks import field_names, get
 from eln_jax.defaults import default_config
 from eln_jax.errors import UserError, did_you_mean
 from eln_jax.training.bookkeeping import phases
-from eln_jax.training.workdir import FREE_ON_RESUME
+from eln_jax.training.workdir import is_free
 
 # Fields, and blocks of them, that the third phase alone reads. Any other makes a trunk of its own.
 _THIRD_PHASE = (
@@ -271,11 +271,10 @@ def _second_key(config: Any) -> str:
 
 def _key(config: Any, free: tuple[str, ...], steps: Mapping[str, int]) -> str:
     """A short name for all that decides a trunk, the same in every process and order of arms."""
-    changeable = tuple(name.removesuffix(":") for name in FREE_ON_RESUME)
     read = {
         name: get(config, name)
         for name in field_names(config)
-        if not name.startswith((*free, *changeable, "steps."))
+        if not name.startswith((*free, "steps.")) and not is_free(name)
     }
     # The lists may move with the data, but which it is changes what is trained.
     read |= {name: Path(get(config, name)).name for name in ("data.partition", "data.val_list")}

@@ -14,7 +14,7 @@ from eln_jax.studies.detectors import DETECTORS_FILE, judge_detectors
 from eln_jax.studies.plan import Run
 from eln_jax.training import branching, loop
 from eln_jax.training.logging import Progress, duration
-from eln_jax.training.workdir import FREE_ON_RESUME, differences
+from eln_jax.training.workdir import changed_fields, is_free
 
 # What a step of a phase costs beside one of the first, until it is known.
 _GUESSES = {"supervised": 1.0, "eln": 3.0, "semi_supervised": 5.0}
@@ -91,11 +91,8 @@ def _check_same(run: Run, output: Path) -> None:
     if not path.is_file() or not _is_trained(run, output):
         return
     new = json.loads(configuration.to_json(run.config))
-    changes = [
-        change
-        for change in differences(json.loads(path.read_text(encoding="utf-8")), new)
-        if not change.startswith(FREE_ON_RESUME)
-    ]
+    rows = changed_fields(json.loads(path.read_text(encoding="utf-8")), new)
+    changes = [f"{name}: {a} -> {b}" for name, a, b in rows if not is_free(name)]
     if changes:
         raise UserError(
             f"{path.parent} holds a run of another configuration ({'; '.join(changes[:5])}); give "
