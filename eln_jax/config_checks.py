@@ -27,7 +27,17 @@ CHOICES = {
     "data.source": ("folder", "voc", "cityscapes", "camvid", "records", "synthetic"),
     "data.geometry": ("scale_crop", "crop", "warp"),
     "data.simulated.confusion": ("measured", "uniform"),
-    "method.gate": ("none", "confidence", "entropy", "eln"),
+    "method.gate": (
+        "none",
+        "confidence",
+        "entropy",
+        "margin",
+        "eln",
+        "eln_and_confidence",
+        "class_calibrated",
+        "oracle",
+    ),
+    "method.gate_mode": ("threshold", "quantile", "soft"),
     "method.class_balance": ("none", "sqrt"),
     "method.contrastive_form": ("info_nce", "official"),
     "optim.name": ("adamw", "sgd"),
@@ -50,6 +60,7 @@ AT_LEAST_ONE = (
     "data.synthetic.val_size",
     "method.contrastive_windows",
     "method.contrastive_window_size",
+    "method.gate_fit_every",
     "eval.every",
     "eval.batch_size",
     "log.every",
@@ -72,6 +83,7 @@ NOT_NEGATIVE = (
     "method.contrastive_weight",
     "method.max_error_weight",
     "method.simulated_weight",
+    "method.feature_dropout",
     "method.student_reset_every",
     "views.brightness",
     "views.contrast",
@@ -109,6 +121,8 @@ WITHIN_ZERO_AND_ONE = (
     "data.flip",
     "method.ema_decay",
     "method.gate_threshold",
+    "method.gate_fraction",
+    "method.gate_confidence",
     "views.jitter_probability",
     "views.grey_probability",
     "views.blur_probability",
@@ -306,10 +320,7 @@ def _check_method(config: Any) -> None:
         rates = model[name]
         if len(rates) != 3 or not all(0 <= rate <= 0.99 for rate in rates):
             raise UserError(f"model.{name}={rates} must be three rates from 0 to 0.99.")
-    if steps.semi_supervised and method.gate == "eln" and not steps.eln:
-        raise UserError(
-            "method.gate=eln needs a trained ELN, but steps.eln=0; give steps.eln or another gate."
-        )
+    _check_gate(method, steps)
     if not method.average_batch_stats and not method.pseudo_label_batch_stats:
         raise UserError(
             "method.average_batch_stats=False leaves the teacher with stale running statistics; "
@@ -344,6 +355,27 @@ def _check_method(config: Any) -> None:
         )
     if not 0 <= config.views.hue <= 0.5:
         raise UserError(f"views.hue={config.views.hue} must be between 0 and 0.5 turns.")
+
+
+def _check_gate(method: Any, steps: Any) -> None:
+    asks_eln = method.gate in ("eln", "eln_and_confidence")
+    if steps.semi_supervised and asks_eln and not steps.eln:
+        raise UserError(
+            f"method.gate={method.gate} needs a trained ELN, but steps.eln=0; give steps.eln or "
+            "another gate."
+        )
+    if method.gate in ("none", "oracle") and method.gate_mode != "threshold":
+        raise UserError(
+            f"method.gate={method.gate} has no score to rank or to weigh by; give "
+            f"method.gate_mode=threshold, not {method.gate_mode}."
+        )
+    if method.gate_fraction == 0:
+        raise UserError("method.gate_fraction=0 would keep no pseudo-label; give a share above 0.")
+    if method.feature_dropout > 0.9:
+        raise UserError(
+            f"method.feature_dropout={method.feature_dropout} must be at most 0.9: with fewer "
+            "channels nothing can be recognised."
+        )
 
 
 def field_names(config: Any, prefix: str = "") -> Iterator[str]:

@@ -37,7 +37,7 @@ def load(
     Raises:
         UserError: the file, a field's name, its type or its value is wrong.
     """
-    config = _load_file(path)
+    config = load_file(path)
     for name, text in overrides:
         _override(config, name, text)
     check(config, needs_data=needs_data)
@@ -91,7 +91,12 @@ def _fill(block: Any, values: Any, path: Path, prefix: str = "") -> None:
                 raise UserError(f"{path}: damaged ({prefix}{name} is {value!r}).") from error
 
 
-def _load_file(path: str) -> Any:
+def load_file(path: str) -> Any:
+    """Returns what get_config(variant) of "FILE.py:variant" returns, unchecked.
+
+    Raises:
+        UserError: there is no such file, or running it fails.
+    """
     name, _, variant = path.partition(":")
     file = Path(name)
     if not file.is_file():

@@ -156,10 +156,30 @@ def _method() -> Any:
     method.contrastive_windows = 8  # random windows of the stride-4 map a step (paper: 8)
     method.contrastive_window_size = 32  # side of a window, in cells of that map (paper: 32)
     method.ema_decay = 0.995  # of the teacher, a step (paper: 0.995)
-    # Which pseudo-labels are kept: "none" (all) | "confidence" | "entropy" | "eln".
+    # Which pseudo-labels are kept, by a score in [0, 1] of each (docs/method.md, Gates):
+    # none (all) | confidence (maximum probability) | entropy (1 - normalised entropy) | margin
+    # (highest probability less the second) | eln (its P(right)) | eln_and_confidence (both) |
+    # class_calibrated (P(right) by a logistic regression for each predicted class on the class
+    # probabilities, fitted to the labelled images as training goes) | oracle (reads the truth of
+    # the unlabelled images: for measuring the ceiling alone).
     method.gate = "eln"
-    # Keep where the score exceeds this: maximum probability, 1 - normalised entropy, P(right).
-    method.gate_threshold = 0.5  # (paper: 0.5 on the ELN's P(right))
+    # threshold: keep scores above gate_threshold | quantile: keep the gate_fraction of a batch that
+    # scores best | soft: weigh the loss by the score (the contrast keeps scores above threshold).
+    method.gate_mode = "threshold"
+    # 0: the gate's own: eln 0.5, eln_and_confidence 0.5, confidence 0.95, entropy 0.9, margin 0.9,
+    # class_calibrated 0.9.
+    method.gate_threshold = 0.0  # (paper: 0.5 on the ELN's P(right))
+    method.gate_fraction = 0.8  # of "quantile", above 0
+    method.gate_confidence = 0.95  # eln_and_confidence: the maximum probability must exceed it
+    method.gate_fit_every = 100  # steps between the fits of class_calibrated
+    # A second strong view, with a draw and boxes of its own; the mean of both counts (UniMatch).
+    method.second_strong_view = False  # (paper: none)
+    # Share of the encoder's channels dropped in a further pass on the weak view, which learns the
+    # same pseudo-labels (UniMatch: 0.5); 0: no such pass.
+    method.feature_dropout = 0.0  # (paper: none)
+    # Auxiliary decoders and ELN go on learning in the third phase; False: they rest, which saves
+    # time and changes nothing where the gate does not ask the ELN.
+    method.eln_in_semi_supervised = True  # (paper: they go on)
     # Class weights of the supervised loss: "none" (paper) | "sqrt" (inverse square root of the
     # class's share of the labelled pixels, mean 1).
     method.class_balance = "none"

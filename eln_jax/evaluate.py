@@ -77,8 +77,8 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
     from eln_jax.evaluation import findings
     from eln_jax.evaluation.assessment import assess, class_table, detection_table
     from eln_jax.evaluation.maps import Views
-    from eln_jax.evaluation.scoring import make_gate
     from eln_jax.training import processes
+    from eln_jax.training.gate_fitting import evaluation_gate
     from eln_jax.training.logging import duration, print_table
     from eln_jax.training.opening import with_masks
     from eln_jax.training.reporting import report_or_reason, write_evaluation_report
@@ -90,7 +90,7 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
     predictor = model.predictor(
         config.eval.batch_size, views=Views(**views), warp=config.eval.protocol == "warp"
     )
-    gate = make_gate(config.method.gate, config.method.gate_threshold) if model.has_eln else None
+    gate = evaluation_gate(config.method) if model.has_eln else None
     print(f"Evaluating the {model.description}, on {len(indices)} images ({flags.split}).")
     if len(share) < len(indices):
         print(f"This is one of several processes, with {len(share)} of the images.")

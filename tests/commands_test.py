@@ -75,7 +75,7 @@ def train_folder(folder, *arguments):
     )
 
 
-@pytest.mark.parametrize("name", ["main", "convert", "benchmark"])
+@pytest.mark.parametrize("name", ["main", "convert", "benchmark", "study"])
 def test_help_teaches_and_is_quick_to_import(name):
     process = command(name, "--help")
     output, errors = process.communicate(timeout=60)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from eln_jax.evaluation.calibrated import Calibration
 from eln_jax.evaluation.maps import SINGLE_VIEW, Network, PixelMaps, Views, pixel_maps
 
 # Undelivered batches' worth of images that may be held while a batch of equal sizes fills up.
@@ -34,9 +35,7 @@ class _Job:
     def fetch(self) -> PixelMaps:
         """Waits for the batch; returns this image's maps, cut to its size."""
         height, width = self.size
-        return PixelMaps(
-            *(None if m is None else np.asarray(m)[self.row, :height, :width] for m in self.batch)
-        )
+        return jax.tree.map(lambda m: np.asarray(m)[self.row, :height, :width], self.batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +60,7 @@ class Predictor:
         sharding: how a batch is split over devices; None: on the default device.
         views: scales, mirror image and windows whose predictions are averaged.
         doubt_labels: examples have a "label", and the maps `label_doubt`.
+        calibration: what gives the maps `calibrated`.
     """
 
     network: Network
@@ -73,6 +73,7 @@ class Predictor:
     sharding: jax.sharding.Sharding | None = None
     views: Views = SINGLE_VIEW
     doubt_labels: bool = False
+    calibration: Calibration | None = None
 
     def predict(self, image: np.ndarray) -> PixelMaps:
         """Predicts one image, uint8 [height, width, 3]: NumPy maps [height, width]."""
@@ -141,7 +142,15 @@ class Predictor:
         filled = jobs + jobs[-1:] * (self._batch_size_for(jobs[0].padded) - len(jobs))
         image = self._put([job.padded for job in filled])
         label = self._put([job.padded_label for job in filled]) if self.doubt_labels else None
-        maps = pixel_maps(self.network, self.variables, image, self.views, self.pad_offset, label)
+        maps = pixel_maps(
+            self.network,
+            self.variables,
+            image,
+            self.views,
+            self.pad_offset,
+            label,
+            self.calibration,
+        )
         for row, job in enumerate(jobs):
             job.batch, job.row = maps, row
         return maps

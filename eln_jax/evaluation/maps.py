@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eln_jax.evaluation.calibrated import Calibration, calibrated_scores
 from eln_jax.models.layers import resize_bilinear
 
 Network = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array | None]]
@@ -32,6 +33,7 @@ class PixelMaps(NamedTuple):
         p_right: float32 in [0, 1], the ELN's probability that `prediction` is right, or None.
         label_doubt: float32, 0 or more: log of `max_prob` over the probability of the class that a
             given label map says, 0 where that says none; None without a label map.
+        calibrated: P(right) by each calibration, float32 in [0, 1], by its name; None without.
     """
 
     prediction: Any
@@ -40,6 +42,7 @@ class PixelMaps(NamedTuple):
     margin: Any
     p_right: Any
     label_doubt: Any = None
+    calibrated: Any = None
 
     def scores(self) -> dict[str, np.ndarray]:
         """What each error detector says: in [0, 1], higher where a pixel is more likely right."""
@@ -48,7 +51,9 @@ class PixelMaps(NamedTuple):
             "entropy": 1.0 - self.entropy,
             "margin": self.margin,
         }
-        return scores if self.p_right is None else scores | {"eln": self.p_right}
+        if self.p_right is not None:
+            scores["eln"] = self.p_right
+        return scores | (self.calibrated or {})
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ def pixel_maps(
     views: Views = SINGLE_VIEW,
     offset: int = 0,
     label: jax.Array | None = None,
+    calibration: Calibration | None = None,
 ) -> PixelMaps:
     """Predicts a batch.
 
@@ -91,6 +97,7 @@ def pixel_maps(
         views: looks to average. The ELN judges the prediction of each look; its map is the mean.
         offset: sides of scaled images are multiples of 8, plus this.
         label: uint8 [batch, height, width], to be doubted; what is no class is not.
+        calibration: what turns probabilities into P(right), for `calibrated`.
 
     Returns:
         Maps [batch, height, width].
@@ -104,7 +111,8 @@ def pixel_maps(
     positions = [_positions(scaled, views) for scaled, _ in looks]
     if len(looks) == 1 and positions == [None]:  # one look: its logits need no average
         planes, p_right = _look(network, variables, looks[0][0], size)
-        return reduce_logits(planes, label)._replace(p_right=p_right)
+        calibrated = calibrated_scores(planes, p_right, calibration)
+        return reduce_logits(planes, label)._replace(p_right=p_right, calibrated=calibrated)
     found = []
     for (scaled, flipped), places in zip(looks, positions, strict=True):
         seen = scaled[:, :, ::-1] if flipped else scaled
@@ -116,7 +124,9 @@ def pixel_maps(
             look = jax.tree.map(lambda x: _resize_planes(x, size), look)
         found.append(jax.tree.map(lambda x: x[..., ::-1], look) if flipped else look)
     probability, p_right = jax.tree.map(lambda *x: sum(x) / len(x), *found)
-    return reduce_logits(jnp.log(probability), label)._replace(p_right=p_right)
+    planes = jnp.log(probability)
+    calibrated = calibrated_scores(planes, p_right, calibration)
+    return reduce_logits(planes, label)._replace(p_right=p_right, calibrated=calibrated)
 
 
 def _scaled(image: jax.Array, scale: float, offset: int) -> jax.Array:

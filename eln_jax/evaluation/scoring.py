@@ -1,6 +1,7 @@
 """Judging predictions against labels: counts of an image, which add up to those of a split."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,34 +12,49 @@ from eln_jax.evaluation import metrics
 from eln_jax.evaluation.detection import ErrorHistogram, error_figures, error_histogram
 from eln_jax.evaluation.inference import Predictor
 from eln_jax.evaluation.maps import PixelMaps
+from eln_jax.method.gates import GateSettings
 
-# (max_prob, entropy, margin, p_right) -> kept
-Gate = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+# (an image's maps, its label map) -> which pixels are kept, bool, or how much they weigh, float.
+Gate = Callable[[PixelMaps, np.ndarray], np.ndarray]
 
-# Which score each gate of `eln_jax.method.gates` compares with its threshold.
-_GATE_SCORES = {"none": None, "confidence": "max_prob", "entropy": "entropy", "eln": "eln"}
+# Which score each gate of `eln_jax.method.gates` goes by; the oracle looks at the label map.
+_GATE_SCORES = {
+    "none": None,
+    "confidence": "max_prob",
+    "entropy": "entropy",
+    "margin": "margin",
+    "eln": "eln",
+    "eln_and_confidence": "eln",
+    "class_calibrated": "logistic",
+    "oracle": None,
+}
 
 
-def make_gate(name: str, threshold: float) -> Gate:
-    """The gate of this name, for maps at full size.
+def make_gate(settings: GateSettings) -> Gate:
+    """The gate of these settings, for an image's maps at full size.
 
-    Args:
-        name: "none", "confidence", "entropy" or "eln".
-        threshold: in [0, 1]; a pixel is kept where its score exceeds it.
-
-    Returns:
-        `(max_prob, entropy, margin, p_right) -> kept`, bool of the maps' shape.
+    A quantile is taken over the image, where training takes it over a batch of crops.
 
     Raises:
         KeyError: there is no such gate.
     """
-    score = _GATE_SCORES[name]
+    name = _GATE_SCORES[settings.gate]
 
-    def gate(max_prob, entropy, margin, p_right):
-        if score is None:
-            return np.ones(max_prob.shape, bool)
-        scores = PixelMaps(None, max_prob, entropy, margin, p_right).scores()
-        return scores[score] > threshold
+    def gate(maps: PixelMaps, label: np.ndarray) -> np.ndarray:
+        if settings.gate == "oracle":
+            return maps.prediction == label
+        if name is None:
+            return np.ones(maps.prediction.shape, bool)
+        score = maps.scores()[name]
+        if settings.gate == "eln_and_confidence":
+            score = np.where(maps.max_prob > settings.gate_confidence, score, 0.0)
+        if settings.gate_mode == "soft":
+            return score
+        if settings.gate_mode == "quantile":
+            count = max(1, round(settings.gate_fraction * score.size))
+            lowest = np.partition(score.ravel(), score.size - count)[score.size - count]
+            return (score >= lowest) & (score > 0)
+        return score > settings.threshold
 
     return gate
 
@@ -50,8 +66,9 @@ class EvaluationResult:
     Attributes:
         confusion: int64 [num_classes, num_classes], rows are the truth.
         histograms: error detector ("max_prob", "entropy", "margin", "eln") -> its counts.
-        gated: int64 [num_classes, 2, 2]: pixels by predicted class, by wrong (0) or right (1), and
-            by rejected (0) or kept (1) as a pseudo-label; None without a gate.
+        gated: [num_classes, 2, 2]: pixels by predicted class, by wrong (0) or right (1), and by
+            rejected (0) or kept (1) as a pseudo-label, int64, or float64 where a gate weighs them
+            (of a pixel of weight w, w is kept); None without a gate.
         num_images: how many images were counted.
     """
 
@@ -87,23 +104,29 @@ class EvaluationResult:
             for name, value in error_figures(histogram).items()
         }
 
-    def pseudo_label_figures(self) -> dict[str, float]:
-        """`pseudo_label/kept`, the fraction kept, and `pseudo_label/accuracy` of those kept."""
+    def pseudo_label_figures(self, class_names: Sequence[str]) -> dict[str, float]:
+        """`pseudo_label/kept`, the fraction kept, and `pseudo_label/accuracy` of those kept.
+
+        With `/NAME` behind: the same of the pixels predicted as a class.
+        """
         if self.gated is None:
             return {}
-        (_, wrong), (_, right) = self.gated.sum(0).tolist()
-        kept, total = wrong + right, int(self.gated.sum())
-        return {
-            "pseudo_label/kept": kept / total if total else float("nan"),
-            "pseudo_label/accuracy": right / kept if kept else float("nan"),
-        }
+        figures = {}
+        parts = {"": self.gated.sum(0)}
+        parts |= {f"/{name}": of for name, of in zip(class_names, self.gated, strict=True)}
+        for end, counts in parts.items():
+            (_, wrong), (_, right) = counts.tolist()
+            kept, total = wrong + right, float(counts.sum())
+            figures[f"pseudo_label/kept{end}"] = kept / total if total else math.nan
+            figures[f"pseudo_label/accuracy{end}"] = right / kept if kept else math.nan
+        return figures
 
     def figures(self, class_names: Sequence[str]) -> dict[str, float]:
         """All figures by metric key; nan where one is undefined."""
         return (
             self.segmentation_figures(class_names)
             | self.detection_figures()
-            | self.pseudo_label_figures()
+            | self.pseudo_label_figures(class_names)
         )
 
 
@@ -137,10 +160,18 @@ def score_image(
     }
     gated = None
     if gate is not None:
-        kept = gate(maps.max_prob, maps.entropy, maps.margin, maps.p_right).reshape(-1)[inside]
-        cell = (prediction.astype(np.intp) * 2 + right) * 2 + kept
-        gated = np.bincount(cell, minlength=4 * num_classes).reshape(num_classes, 2, 2)
+        kept = gate(maps, label).reshape(-1)[inside]
+        gated = _count_kept(prediction.astype(np.intp) * 2 + right, kept, 2 * num_classes)
+        gated = gated.reshape(num_classes, 2, 2)
     return EvaluationResult(confusion, histograms, gated, 1)
+
+
+def _count_kept(cell: np.ndarray, kept: np.ndarray, cells: int) -> np.ndarray:
+    """Counts [cells, 2] of rejected and kept pixels, or of the weights that they have as such."""
+    weights = (~kept, kept) if kept.dtype == bool else (1.0 - kept, kept)
+    counts = [np.bincount(cell, weight, minlength=cells) for weight in weights]
+    counted = np.stack(counts, axis=1)
+    return counted.astype(np.int64) if kept.dtype == bool else counted
 
 
 # Told the example, its maps, the label map they were compared with, and the image's counts.

@@ -1,64 +1,169 @@
-"""Gates: which pseudo-labels are worth learning from.
+"""Gates: which pseudo-labels are worth learning from, and how much.
 
-A gate maps the teacher's logits and the ELN's logits to a boolean `valid_mask`; all of them live
-in the one dictionary `GATES`.
+A gate scores every pseudo-label in [0, 1], higher where it is more likely right; its mode turns
+scores into a boolean `valid_mask` or into weights. All of them live in the one dictionary `GATES`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-Gate = Callable[[jax.Array, jax.Array, float], jax.Array]
+from eln_jax.method.calibration import logit_of_right, prediction_features
 
 
-def keep_all(logits: jax.Array, eln_logits: jax.Array, threshold: float) -> jax.Array:
-    """Keeps every pseudo-label."""
-    del eln_logits, threshold
-    return jnp.ones(logits.shape[:-1], bool)
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """Which gate, and how it is used; `eln_jax.defaults` explains the fields."""
+
+    gate: str
+    gate_mode: str = "threshold"
+    gate_threshold: float = 0.0
+    gate_fraction: float = 0.8
+    gate_confidence: float = 0.95
+
+    @property
+    def threshold(self) -> float:
+        """The threshold given, or the gate's own."""
+        return self.gate_threshold or GATES[self.gate].threshold
 
 
-def keep_confident(logits: jax.Array, eln_logits: jax.Array, threshold: float) -> jax.Array:
-    """Keeps a pixel whose maximum softmax probability exceeds the threshold."""
-    del eln_logits
-    return jax.nn.softmax(logits).max(-1) > threshold
+class Evidence(NamedTuple):
+    """What a gate may look at.
+
+    Attributes:
+        logits: float32 [batch, height, width, num_classes] of the teacher.
+        eln_logits: float32 [batch, height, width], the ELN's logit of "this label is right".
+        coefficients: float32 [num_classes, num_features] of the logistic regressions, if fitted.
+        truth: int [batch, height, width], the true classes, for the oracle alone.
+    """
+
+    logits: jax.Array
+    eln_logits: jax.Array
+    coefficients: jax.Array | None = None
+    truth: jax.Array | None = None
 
 
-def keep_low_entropy(logits: jax.Array, eln_logits: jax.Array, threshold: float) -> jax.Array:
-    """Keeps a pixel where 1 - entropy / log(num_classes) exceeds the threshold."""
-    del eln_logits
-    log_probability = jax.nn.log_softmax(logits)
+def anything(seen: Evidence, settings: GateSettings) -> jax.Array:
+    """1 everywhere."""
+    del settings
+    return jnp.ones(seen.logits.shape[:-1])
+
+
+def max_probability(seen: Evidence, settings: GateSettings) -> jax.Array:
+    """The softmax probability of the label."""
+    del settings
+    return jax.nn.softmax(seen.logits).max(-1)
+
+
+def low_entropy(seen: Evidence, settings: GateSettings) -> jax.Array:
+    """1 - entropy / log(num_classes)."""
+    del settings
+    log_probability = jax.nn.log_softmax(seen.logits)
     entropy = -(jnp.exp(log_probability) * log_probability).sum(-1)
-    return 1.0 - entropy / jnp.log(logits.shape[-1]) > threshold
+    return 1.0 - entropy / jnp.log(seen.logits.shape[-1])
 
 
-def keep_eln(logits: jax.Array, eln_logits: jax.Array, threshold: float) -> jax.Array:
-    """Keeps a pixel that the ELN says is right with a probability above the threshold (eq. 8)."""
-    del logits
-    return jax.nn.sigmoid(eln_logits) > threshold
+def margin(seen: Evidence, settings: GateSettings) -> jax.Array:
+    """The highest probability minus the second."""
+    del settings
+    first, second = jnp.moveaxis(jax.lax.top_k(jax.nn.softmax(seen.logits), 2)[0], -1, 0)
+    return first - second
+
+
+def eln(seen: Evidence, settings: GateSettings) -> jax.Array:
+    """The ELN's probability that the label is right (eq. 8)."""
+    del settings
+    return jax.nn.sigmoid(seen.eln_logits)
+
+
+def eln_where_confident(seen: Evidence, settings: GateSettings) -> jax.Array:
+    """The ELN's probability where the label's own exceeds `gate_confidence`, else 0."""
+    confident = max_probability(seen, settings) > settings.gate_confidence
+    return jnp.where(confident, eln(seen, settings), 0.0)
+
+
+def class_calibrated(seen: Evidence, settings: GateSettings) -> jax.Array:
+    """P(right) by the predicted class's logistic regression on the class probabilities."""
+    del settings
+    if seen.coefficients is None:
+        raise ValueError("the gate class_calibrated needs fitted coefficients")
+    prediction, features = prediction_features(jnp.moveaxis(seen.logits, -1, 0))
+    return jax.nn.sigmoid(logit_of_right(prediction, features, seen.coefficients))
+
+
+def oracle(seen: Evidence, settings: GateSettings) -> jax.Array:
+    """1 where the label is right, by the truth: for measuring what a perfect gate would give."""
+    del settings
+    if seen.truth is None:
+        raise ValueError("the gate oracle needs the truth of the unlabelled images")
+    return (seen.logits.argmax(-1) == seen.truth).astype(jnp.float32)
+
+
+class Gate(NamedTuple):
+    """A gate's score, and the threshold that makes sense for it."""
+
+    score: Callable[[Evidence, GateSettings], jax.Array]
+    threshold: float
 
 
 GATES: dict[str, Gate] = {
-    "none": keep_all,
-    "confidence": keep_confident,
-    "entropy": keep_low_entropy,
-    "eln": keep_eln,
+    "none": Gate(anything, 0.0),
+    "confidence": Gate(max_probability, 0.95),
+    "entropy": Gate(low_entropy, 0.9),
+    "margin": Gate(margin, 0.9),
+    "eln": Gate(eln, 0.5),
+    "eln_and_confidence": Gate(eln_where_confident, 0.5),
+    "class_calibrated": Gate(class_calibrated, 0.9),
+    "oracle": Gate(oracle, 0.5),
 }
 
 
 def pseudo_labels(
-    logits: jax.Array, eln_logits: jax.Array, *, gate: str, threshold: float
+    seen: Evidence, inside: jax.Array, settings: GateSettings
 ) -> tuple[jax.Array, jax.Array]:
-    """Turns a teacher's prediction into labels and the mask of those worth trusting.
+    """Turns a teacher's prediction into labels, and says which are worth trusting.
 
     Args:
-        logits: float32 [batch, height, width, num_classes] of the teacher.
-        eln_logits: float32 [batch, height, width], the ELN's logit of "this label is right".
-        gate: a name in `GATES`.
-        threshold: in [0, 1]; a pixel is kept above it.
+        seen: the prediction and what the gate looks at.
+        inside: bool [batch, height, width], False on padding, which is never kept.
+        settings: the gate and its mode: "threshold" keeps scores above it; "quantile" keeps the
+            `gate_fraction` of the batch's pixels that score best; "soft" weighs by the score.
 
     Returns:
-        `pseudo_label` int32 and `valid_mask` bool, both [batch, height, width].
+        `pseudo_label` int32 and its weight, both [batch, height, width]: bool in the modes that
+        keep or reject, float32 in [0, 1] in "soft".
     """
-    valid_mask = GATES[gate](logits, eln_logits, threshold)
-    return logits.argmax(-1).astype(jnp.int32), valid_mask
+    label = seen.logits.argmax(-1).astype(jnp.int32)
+    score = GATES[settings.gate].score(seen, settings)
+    if settings.gate == "none":
+        return label, inside
+    if settings.gate_mode == "soft":
+        return label, jnp.where(inside, score, 0.0)
+    if settings.gate_mode == "quantile":
+        return label, inside & best_fraction(score, inside, settings.gate_fraction)
+    return label, inside & (score > settings.threshold)
+
+
+def best_fraction(score: jax.Array, inside: jax.Array, fraction: float) -> jax.Array:
+    """The pixels among the best-scored share of those inside; ties at its end are all kept.
+
+    Args:
+        score: float32 [batch, height, width] in [0, 1].
+        inside: bool [batch, height, width].
+        fraction: in (0, 1].
+
+    Returns:
+        bool [batch, height, width]; never a pixel of score 0.
+    """
+    ranked = jnp.sort(jnp.where(inside, score, -1.0).ravel())
+    count = jnp.round(fraction * inside.sum()).astype(jnp.int32)
+    lowest = ranked[jnp.clip(ranked.size - count, 0, ranked.size - 1)]
+    return inside & (score >= lowest) & (score > 0) & (count > 0)
+
+
+def valid_mask(weight: jax.Array, settings: GateSettings) -> jax.Array:
+    """The labels that count as classes' members, bool: in "soft" those above the threshold."""
+    return weight if weight.dtype == bool else weight > settings.threshold

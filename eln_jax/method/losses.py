@@ -27,13 +27,14 @@ def cross_entropy(
     Args:
         logits: float32 [..., num_classes].
         label: int [...], in [0, num_classes) where the mask holds.
-        mask: bool [...]; other pixels count for nothing, whatever their label.
+        mask: bool [...], or float weights of 0 or more; pixels of weight 0 count for nothing,
+            whatever their label.
         class_weights: float32 [num_classes]; the mean is then the weighted mean.
 
     Returns:
         The (weighted) sum and the (weighted) number of pixels.
     """
-    safe_label = jnp.where(mask, label, 0).astype(jnp.int32)
+    safe_label = jnp.where(mask > 0, label, 0).astype(jnp.int32)
     values = optax.losses.softmax_cross_entropy_with_integer_labels(logits, safe_label)
     weights = mask.astype(jnp.float32)
     if class_weights is not None:

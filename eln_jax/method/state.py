@@ -18,6 +18,7 @@ class TrainState(struct.PyTreeNode):
         batch_stats: running statistics of batch norm, in the same tree as `params`.
         teacher: {"params": ..., "batch_stats": ...} of the student's form.
         opt_state: the optimiser's state of each entry of `params`.
+        gate: what a gate has been fitted to (`coefficients` of class_calibrated), else empty.
     """
 
     step: jax.Array
@@ -25,6 +26,7 @@ class TrainState(struct.PyTreeNode):
     batch_stats: dict[str, Tree]
     teacher: dict[str, Tree]
     opt_state: dict[str, Tree]
+    gate: dict[str, jax.Array] = struct.field(default_factory=dict)
 
 
 def student_variables(state: TrainState) -> dict[str, Tree]:

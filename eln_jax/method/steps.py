@@ -10,9 +10,10 @@ The host picks the phase from the step number, so each phase compiles once:
 Networks are passed in: `networks.student`, `.aux_decoder` and `.eln` are Linen modules as
 `eln_jax.models.segmenter` wires them. A batch is {"labeled": {"image": uint8 [n, h, w, 3],
 "label": uint8 [n, h, w]}} and, in the third phase, "unlabeled": {"image": uint8 [m, h, w, 3],
-"inside": bool [m, h, w]}, False on padding. Where the ELN learns from simulated errors too,
-"labeled" has "simulated" beside "label" in the phases with an ELN: uint8 [n, h', w'], the label map
-with errors made on purpose, best as coarse as the logits.
+"inside": bool [m, h, w]}, False on padding, or with "label" in its place for the gate "oracle".
+Where the ELN learns from simulated errors too, "labeled" has "simulated" beside "label" in the
+phases with an ELN: uint8 [n, h', w'], the label map with errors made on purpose, best as coarse as
+the logits.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,8 +34,8 @@ Metrics = dict[str, jax.Array]
 _KEPT = jax.checkpoint_policies.save_only_these_names("convolution", "statistics")
 
 
-@dataclass(frozen=True)
-class MethodSettings:
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings(gates.GateSettings):
     """Constants of the steps; `eln_jax.defaults` explains the fields of its `method` block."""
 
     num_classes: int
@@ -55,14 +56,15 @@ class MethodSettings:
     contrastive_window_size: int
     contrastive_form: str
     ema_decay: float
-    gate: str
-    gate_threshold: float
     void_is_error: bool
     max_error_weight: float
     pseudo_label_batch_stats: bool
     average_batch_stats: bool
     record_all_batch_stats: bool
     simulated_weight: float = 0.0
+    second_strong_view: bool = False
+    feature_dropout: float = 0.0
+    eln_in_semi_supervised: bool = True
 
 
 @dataclass(frozen=True)
@@ -133,16 +135,17 @@ def semi_supervised_step(
     Returns:
         The new state and scalars to log.
     """
-    new, metrics, stats = _update(_semi_supervised_phase, old, old.params, batch, key, args)
+    trained = old.params
+    if not args.settings.eln_in_semi_supervised:
+        trained = {"student": old.params["student"]}
+    new, metrics, stats = _update(_semi_supervised_phase, old, trained, batch, key, args)
     return new.replace(teacher=_new_teacher(old, new, stats["teacher"], args.settings)), metrics
 
 
 def _supervised_phase(params, old, batch, key, args):
     image = _for_student(views.to_unit(batch["labeled"]["image"]), args)
     student = _student_forward(params, old, [image], key, args)
-    loss = _supervised_loss(student.logits, batch["labeled"]["label"], args)
-    total = args.settings.supervised_weight * loss
-    return total, ({"supervised_loss": loss}, {"student": student.batch_stats})
+    return _supervised_term(student, batch, args)
 
 
 def _eln_phase(params, old, batch, key, args):
@@ -155,26 +158,36 @@ def _semi_supervised_phase(params, old, batch, key, args):
     settings = args.settings
     view_key, box_key, window_key, weak_window_key = jax.random.split(jax.random.fold_in(key, 1), 4)
     unit = views.to_unit(batch["unlabeled"]["image"])
-    boxes = views.cutmix_boxes(box_key, unit.shape[0], args.views.cutmix_probability)
-
-    def mix(x):
-        return views.paste_boxes(x, boxes) if args.views.cutmix_probability > 0 else x
-
     weak = _for_student(unit, args)
-    strong = _for_student(mix(views.strong_view(view_key, unit, args.views)), args)
+    mixes = [_mixer(box_key, unit, args)]
+    strong = [_for_student(mixes[0](views.strong_view(view_key, unit, args.views)), args)]
+    if settings.second_strong_view:
+        second_view_key, second_box_key = jax.random.split(jax.random.fold_in(key, 5))
+        mixes.append(_mixer(second_box_key, unit, args))
+        second = views.strong_view(second_view_key, unit, args.views)
+        strong.append(_for_student(mixes[1](second), args))
     teacher, teacher_stats = _teacher_forward(old, weak, args)
     image = _for_student(views.to_unit(batch["labeled"]["image"]), args)
     student = _student_forward(params, old, [image, weak], key, args, strong)
-    total, (metrics, batch_stats) = _labeled_terms(params, old, student, batch, key, args)
+    if settings.eln_in_semi_supervised:
+        total, (metrics, batch_stats) = _labeled_terms(params, old, student, batch, key, args)
+    else:
+        total, (metrics, batch_stats) = _supervised_term(student, batch, args)
     batch_stats["teacher"] = teacher_stats
-    eln_logits, batch_stats["eln"] = _eln_judgement(
-        params, batch_stats["eln"], _for_eln(unit, args), teacher.logits, args
+    eln_logits, eln_stats = _eln_judgement(
+        {**old.params, **params},
+        batch_stats.get("eln", old.batch_stats["eln"]),
+        _for_eln(unit, args),
+        teacher.logits,
+        args,
     )
-    label, valid_mask = gates.pseudo_labels(
-        teacher.logits, eln_logits, gate=settings.gate, threshold=settings.gate_threshold
-    )
-    inside = views.sample_nearest(batch["unlabeled"]["inside"], (label.shape[1], label.shape[2]))
-    valid_mask = valid_mask & inside
+    if settings.eln_in_semi_supervised:
+        batch_stats["eln"] = eln_stats
+    inside, truth = _inside_and_truth(batch["unlabeled"], teacher.logits.shape[1:3], args)
+    coefficients = old.gate.get("coefficients")
+    seen = gates.Evidence(teacher.logits, eln_logits, coefficients, truth)
+    label, weight = gates.pseudo_labels(seen, inside, settings)
+    valid_mask = gates.valid_mask(weight, settings)
 
     def contrast(embeddings, keys, label, mask, rng):
         return losses.windowed_contrastive_loss(
@@ -190,24 +203,33 @@ def _semi_supervised_phase(params, old, batch, key, args):
             form=settings.contrastive_form,
         )
 
-    _, weak_logits, strong_logits = student.split(student.logits)
-    strong_label, strong_mask = mix(label), mix(valid_mask)
+    _, weak_logits, *strong_logits = student.split(student.logits)
+    on_strong = [
+        losses.mean(losses.cross_entropy(logits, mix(label), mix(weight)))
+        for logits, mix in zip(strong_logits, mixes, strict=True)
+    ]
     pseudo_label = {
-        "weak": losses.mean(losses.cross_entropy(weak_logits, label, valid_mask)),
-        "strong": losses.mean(losses.cross_entropy(strong_logits, strong_label, strong_mask)),
+        "weak": losses.mean(losses.cross_entropy(weak_logits, label, weight)),
+        "strong": sum(on_strong) / len(on_strong),
     }
+    if settings.feature_dropout > 0:
+        features = jax.tree.map(lambda x: student.split(x)[1], student.features)
+        disturbed = _disturbed_logits(params, old, features, key, args)
+        pseudo_label["features"] = losses.mean(losses.cross_entropy(disturbed, label, weight))
     total = total + settings.pseudo_label_weight * sum(pseudo_label.values())
     metrics |= _with_sum("pseudo_label_loss", pseudo_label)
     if settings.contrastive_weight > 0:
-        _, weak_embeddings, strong_embeddings = student.split(student.embeddings)
-        keys = teacher.embeddings
+        _, weak_embeddings, strong_embeddings = student.split(student.embeddings)[:3]
+        keys, mix = teacher.embeddings, mixes[0]
         contrastive = {
             "weak": contrast(weak_embeddings, keys, label, valid_mask, weak_window_key),
-            "strong": contrast(strong_embeddings, mix(keys), strong_label, strong_mask, window_key),
+            "strong": contrast(
+                strong_embeddings, mix(keys), mix(label), mix(valid_mask), window_key
+            ),
         }
         total = total + settings.contrastive_weight * sum(contrastive.values())
         metrics |= _with_sum("contrastive_loss", contrastive)
-    kept = losses.mean((valid_mask.sum(dtype=jnp.float32), inside.sum(dtype=jnp.float32)))
+    kept = losses.mean((weight.sum(dtype=jnp.float32), inside.sum(dtype=jnp.float32)))
     return total, (metrics | {"valid_ratio": kept}, batch_stats)
 
 
@@ -227,14 +249,13 @@ class _StudentPass:
         return jnp.split(x, ends)
 
 
-def _student_forward(params, old, images, key, args, strong=None) -> _StudentPass:
+def _student_forward(params, old, images, key, args, strong=()) -> _StudentPass:
     """Runs the student; strong views, unlike what it will be shown, move no running statistics."""
-    if strong is not None:
-        images = [*images, strong]
+    groups = tuple(image.shape[0] for image in images)
+    recorded = args.settings.record_all_batch_stats
+    groups += tuple(view.shape[0] if recorded else (view.shape[0], False) for view in strong)
+    images = [*images, *strong]
     sizes = tuple(image.shape[0] for image in images)
-    groups = sizes
-    if strong is not None and not args.settings.record_all_batch_stats:
-        groups = (*sizes[:-1], (sizes[-1], False))
     (features, prediction), updates = args.networks.student.apply(
         {"params": params["student"], "batch_stats": old.batch_stats["student"]},
         jnp.concatenate(images) if len(images) > 1 else images[0],
@@ -248,6 +269,41 @@ def _student_forward(params, old, images, key, args, strong=None) -> _StudentPas
     return _StudentPass(
         features, prediction.logits, prediction.embeddings, updates["batch_stats"], sizes
     )
+
+
+def _mixer(key, unit, args):
+    """Pastes boxes of the previous image into each, the same for all maps of a view."""
+    if args.views.cutmix_probability == 0:
+        return lambda x: x
+    boxes = views.cutmix_boxes(key, unit.shape[0], args.views.cutmix_probability)
+    return lambda x: views.paste_boxes(x, boxes)
+
+
+def _inside_and_truth(unlabeled, size, args):
+    """Which cells of the logits' grid lie on the image and, for the oracle, their true classes."""
+    if args.settings.gate != "oracle":
+        return views.sample_nearest(unlabeled["inside"], size), None
+    truth = views.sample_nearest(unlabeled["label"], size)
+    return truth != args.settings.ignore_label, truth
+
+
+def _disturbed_logits(params, old, features, key, args) -> jax.Array:
+    """The student's logits where whole channels of its encoder's features are dropped.
+
+    UniMatch (Yang et al. 2023, section 3.2). Such a pass moves no running statistics.
+    """
+    drop_key, dropout_key = jax.random.split(jax.random.fold_in(key, 6))
+    features = views.drop_channels(drop_key, features, args.settings.feature_dropout)
+    prediction, _ = args.networks.student.apply(
+        {"params": params["student"], "batch_stats": old.batch_stats["student"]},
+        features,
+        train=True,
+        dropout=True,
+        method="decode",
+        mutable=["batch_stats"],
+        rngs={"dropout": dropout_key},
+    )
+    return prediction.logits
 
 
 def _for_student(unit, args) -> jax.Array:
@@ -270,6 +326,13 @@ def _supervised_loss(logits, label, args) -> jax.Array:
             None if weights is None else jnp.array(weights),
         )
     )
+
+
+def _supervised_term(student, batch, args):
+    """The supervised loss alone, as `_labeled_terms` returns it."""
+    loss = _supervised_loss(student.split(student.logits)[0], batch["labeled"]["label"], args)
+    total = args.settings.supervised_weight * loss
+    return total, ({"supervised_loss": loss}, {"student": student.batch_stats})
 
 
 def _labeled_terms(params, old, student, batch, key, args):

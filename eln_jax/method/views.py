@@ -1,6 +1,7 @@
 """Weak and strong views of a batch, made on the accelerator from uint8 images."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,6 +155,26 @@ def paste_boxes(x: jax.Array, boxes: jax.Array) -> jax.Array:
     inside = inside & (bottom > top)  # an empty box covers not even its corner
     inside = inside.reshape(inside.shape + (1,) * (x.ndim - 3))
     return jnp.where(inside, jnp.roll(x, 1, axis=0), x)
+
+
+def drop_channels(rng: jax.Array, features: Any, rate: float) -> Any:
+    """Drops whole channels of each image's maps, and raises the others to keep the mean.
+
+    Args:
+        rng: random key.
+        features: a tree of [batch, height, width, channels]; each map draws its own.
+        rate: probability of a channel to be dropped, in [0, 1).
+
+    Returns:
+        A tree like `features`.
+    """
+    leaves, form = jax.tree.flatten(features)
+    dropped = []
+    for i, x in enumerate(leaves):
+        shape = (x.shape[0], 1, 1, x.shape[3])
+        kept = jax.random.bernoulli(jax.random.fold_in(rng, i), 1.0 - rate, shape)
+        dropped.append(jnp.where(kept, x / (1.0 - rate), 0.0).astype(x.dtype))
+    return jax.tree.unflatten(form, dropped)
 
 
 def sample_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from eln_jax.data import pipeline
 from eln_jax.training import sharding
 from eln_jax.training.bookkeeping import phases
+from eln_jax.training.gate_fitting import ORACLE_WORDS
 from eln_jax.training.inputs import Inputs, make_inputs
 from eln_jax.training.networks import (
     EvaluationNetworks,
@@ -49,6 +50,7 @@ class Parts:
             f"{len(partition.unlabeled)} unlabelled images, validating on {len(partition.val)}; "
             f"steps: {steps}; devices: {self.programs.mesh.size} x {', '.join(kinds)}."
             + ("" if partition.unlabeled else " The labelled images serve as unlabelled too.")
+            + (f" {ORACLE_WORDS}" if config.method.gate == "oracle" else "")
             + (_FEW_WORDS if len(partition.val) < _FEW else "")
         )
 

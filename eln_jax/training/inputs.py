@@ -1,6 +1,6 @@
 """From a configuration to what a run reads: sources, partition and streams."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from eln_jax.data.simulated_errors.simulation import OPS, Simulation
 from eln_jax.data.sources import Source
 from eln_jax.data.stream import Stream
 from eln_jax.data.transforms import Augmentation
+from eln_jax.errors import UserError
 from eln_jax.training.opening import choose_partition, open_sources
 
 
@@ -44,6 +45,9 @@ def make_inputs(config: Any) -> Inputs:
     train, val = open_sources(config.data)
     partition = choose_partition(config.data, train, val)
     common = {"crop_size": tuple(config.crop_size), "augmentation": make_augmentation(config)}
+    reads_truth = config.method.gate == "oracle" and config.steps.semi_supervised > 0
+    if reads_truth:
+        _check_truth(train, partition.unlabeled)
     # Two seeds of one: equal lists must not draw equal augmentations in both streams.
     seeds = [int(s) for s in np.random.SeedSequence(config.seed).generate_state(2)]
     settings: dict[str, dict[str, Any]] = {
@@ -57,7 +61,7 @@ def make_inputs(config: Any) -> Inputs:
             "indices": partition.unlabeled or partition.labeled,
             "batch_size": config.batch_size_unlabeled,
             "seed": seeds[1],
-            "with_labels": False,
+            "with_labels": reads_truth,
         },
     }
     make_stream = partial(
@@ -86,6 +90,16 @@ def make_inputs(config: Any) -> Inputs:
             "val": pipeline.describe_images(val, partition.val),
         },
     )
+
+
+def _check_truth(train: Source, unlabeled: Sequence[int]) -> None:
+    without = [index for index in unlabeled if not train.has_label(index)]
+    if without:
+        raise UserError(
+            f"method.gate=oracle reads the masks of the unlabelled images, and {len(without)} have "
+            f"none, such as {train.ids[without[0]]}: take another gate; the oracle only measures "
+            "what a perfect one would give where all is labelled."
+        )
 
 
 def _erring_stream(

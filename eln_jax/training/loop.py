@@ -20,6 +20,7 @@ from eln_jax.errors import UserError
 from eln_jax.training import assembly, divergence, processes, summary, validation
 from eln_jax.training.bookkeeping import Bookkeeping, Phase, Stopwatch, phases, score
 from eln_jax.training.checkpoint import Checkpoints
+from eln_jax.training.gate_fitting import fit_gate, fit_is_due
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.label_errors import with_label_errors
 from eln_jax.training.logging import MetricsLogger, NoLogger, Progress
@@ -45,6 +46,7 @@ def train_and_evaluate(
     workdir: Path,
     display: Progress,
     resume: Resume = Resume(),  # noqa: B008 (a constant)
+    until: int | None = None,
 ) -> Outcome:
     """Trains to the end of the last phase, or until asked to stop.
 
@@ -54,6 +56,7 @@ def train_and_evaluate(
         workdir: the run's folder; an earlier run of the same config in it is continued.
         display: where progress is shown.
         resume: what an earlier run may be continued in spite of.
+        until: leave out the phases that begin at this step or later; None: train all of them.
 
     Returns:
         The outcome; everything else lies in `workdir`.
@@ -73,6 +76,8 @@ def train_and_evaluate(
     ):
         keep_config(workdir, config_json)
         for phase in phases(config.steps):
+            if until is not None and phase.start >= until:
+                break
             if run.step < phase.end and not stop.requested:
                 run.begin(phase, stop)
             while run.step < phase.end and not stop.requested:
@@ -287,6 +292,9 @@ class Run:
             self.state = self.parts.programs.start_teacher(self.state)
         elif every and (self.step - phase.start) % every == 0:
             self.state = self.parts.programs.reset_student(self.state)
+        if fit_is_due(self.parts.config, self.step - phase.start):
+            position = self.iterators["labeled"].get_state()
+            self.state = self.state.replace(gate=fit_gate(self.parts, self.state, position))
 
     def close(self) -> None:
         """Ends what runs in the background, and waits for the save under way.

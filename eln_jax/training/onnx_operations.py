@@ -50,6 +50,7 @@ _ONE_TO_ONE = {
     "gt": "Greater",
     "lt": "Less",
     "and": "And",
+    "name": "Identity",
     "reshard": "Identity",
     "stop_gradient": "Identity",
 }

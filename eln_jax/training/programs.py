@@ -17,6 +17,7 @@ from eln_jax.models.layers import resize_bilinear
 from eln_jax.models.pretrained import load_pretrained
 from eln_jax.models.segmenter import Networks, init_networks
 from eln_jax.training import optim, sharding
+from eln_jax.training.gate_fitting import unfitted_gate
 from eln_jax.training.networks import input_statistics
 
 
@@ -129,6 +130,7 @@ def _state_and_step_arguments(config, networks, class_weights):
                 jnp.copy, {"params": params["student"], "batch_stats": batch_stats["student"]}
             ),
             opt_state={name: tx[name].init(params[name]) for name in params},
+            gate=unfitted_gate(config),
         )
 
     args = steps.StepArguments(
@@ -165,7 +167,7 @@ def _host_device() -> Any:
 def _method_settings(config: Any, class_weights: tuple[float, ...] | None) -> steps.MethodSettings:
     statistics = input_statistics(config)
     block = dict(config.method.items())
-    handled = ("class_balance", "student_reset_every", "train_norm")
+    handled = ("class_balance", "gate_fit_every", "student_reset_every", "train_norm")
     return steps.MethodSettings(
         num_classes=config.data.num_classes,
         ignore_label=config.data.ignore_label,

@@ -13,6 +13,7 @@ from eln_jax.evaluation import findings
 from eln_jax.evaluation.curves import read_metrics
 from eln_jax.evaluation.findings import Findings
 from eln_jax.evaluation.report import Subject, make_report
+from eln_jax.training.gate_fitting import ORACLE_WORDS
 from eln_jax.training.logging import duration
 from eln_jax.training.trained_model import TrainedModel, class_palette
 from eln_jax.training.validation import LAST_EVALUATION
@@ -57,6 +58,8 @@ def write_run_report(workdir: Path, config: Any, config_json: str) -> Path:
     if alone:
         words_alone = _unbroken(duration(alone["seconds"]))
         facts.append(("time of training, supervised only", words_alone))
+    if config.method.gate == "oracle":
+        facts.append(("ORACLE", ORACLE_WORDS))
     facts += [
         ("memory of the host at most", f"{summary['peak_memory_bytes'] / 1e9:.1f} GB"),
         ("devices", _counted(summary["devices"])),

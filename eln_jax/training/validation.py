@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,15 @@ import numpy as np
 from PIL import Image
 
 from eln_jax.data.pipeline import read_examples
+from eln_jax.evaluation.calibrated import Calibration
 from eln_jax.evaluation.findings import Collector, header
 from eln_jax.evaluation.inference import Predictor
 from eln_jax.evaluation.panels import draw_panels, make_palette, panel_row
-from eln_jax.evaluation.scoring import evaluate, make_gate
+from eln_jax.evaluation.scoring import evaluate
 from eln_jax.method.state import TrainState, student_variables
 from eln_jax.training import processes
 from eln_jax.training.assembly import Parts
+from eln_jax.training.gate_fitting import evaluation_gate, gate_calibration
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.logging import MetricsLogger, NoLogger, Progress
 from eln_jax.training.sharding import local_copy, local_mesh, round_up, split
@@ -54,9 +56,7 @@ def validate(
     config, data = parts.config, parts.data
     with_eln = phase != "supervised"
     judged = "teacher" if phase == "semi_supervised" else "student"
-    gate = None
-    if with_eln:
-        gate = make_gate(config.method.gate, config.method.gate_threshold)
+    gate = evaluation_gate(config.method, _fitted(state, judged)) if with_eln else None
     figures = {}
     step = int(state.step)
     # Of the run's last evaluation more is kept than figures, for the report.
@@ -83,10 +83,10 @@ def validate(
         segmentation = result.segmentation_figures(data.train.class_names)
         figures |= {f"{name}/{key}": value for key, value in segmentation.items()}
         if name == judged:
-            figures |= result.detection_figures() | result.pseudo_label_figures()
+            names = data.train.class_names
+            figures |= result.detection_figures() | result.pseudo_label_figures(names)
         if collector is not None and processes.is_first():
             collector = Collector.merged(collectors)
-            names = data.train.class_names
             head = header(
                 predictor,
                 network=name,
@@ -100,7 +100,7 @@ def validate(
             except OSError as error:  # a full disk must not cost the figures
                 display.message(f"The images' results are not kept for the report: {error}.")
     if processes.is_first():
-        _draw(parts, state, judged, predictor, workdir, logger)
+        _draw(parts, state, judged, predictor, gate, workdir, logger)
     return {k: None if np.isnan(v) else v for k, v in figures.items()}
 
 
@@ -118,14 +118,26 @@ def headline(figures: dict[str, Any]) -> str:
     return ", ".join(shown) + " (%)"
 
 
-def make_predictor(parts: Parts, state: TrainState, name: str, *, with_eln: bool) -> Predictor:
-    """The student or the teacher as evaluation uses it, with the ELN's judgement if asked."""
+def make_predictor(
+    parts: Parts,
+    state: TrainState,
+    name: str,
+    *,
+    with_eln: bool,
+    calibration: Calibration | None = None,
+) -> Predictor:
+    """The student or the teacher as evaluation uses it, with the ELN's judgement if asked.
+
+    Then also with what the gate was fitted to, if no other calibration is given.
+    """
     config = parts.config
     mesh = parts.programs.mesh
     variables = {"network": student_variables(state) if name == "student" else state.teacher}
     if with_eln:
+        calibration = calibration or gate_calibration(local_copy(_fitted(state, name), mesh))
         variables["eln"] = {"params": state.params["eln"], "batch_stats": state.batch_stats["eln"]}
     return Predictor(
+        calibration=calibration,
         network=parts.evaluation.network_with_eln if with_eln else parts.evaluation.network,
         variables=local_copy(variables, mesh),
         batch_size=round_up(config.eval.batch_size, local_mesh(mesh)),
@@ -141,21 +153,25 @@ def validated(parts: Parts) -> Sequence[int]:
     return parts.data.partition.val[: parts.config.eval.max_images or None]
 
 
-def _draw(parts, state, judged, predictor, workdir, logger) -> None:
+def _fitted(state: TrainState, network: str) -> Mapping[str, Any]:
+    """What a gate was fitted to: predictions of the teacher, once there is one."""
+    return state.gate if network == "teacher" else {}
+
+
+def _draw(parts, state, judged, predictor, gate, workdir, logger) -> None:
     """Draws the first validation images with prediction, error map and kept pseudo-labels."""
     config = parts.config
     if not config.log.panel_images:
         return
     step = int(state.step)
-    gate = make_gate(config.method.gate, config.method.gate_threshold)
     palette, rows = make_palette(config.data.num_classes), []
     shown = parts.data.partition.val[: config.log.panel_images]
     for example, maps in predictor.stream(read_examples(parts.data.val, shown)):
-        kept = None
-        if maps.p_right is not None:
-            kept = gate(maps.max_prob, maps.entropy, maps.margin, maps.p_right)
         image = predictor.warp_image(example["image"])
         label = predictor.warp_label(example["label"])
+        kept = None
+        if maps.p_right is not None and gate is not None:
+            kept = gate(maps, label) > 0.5
         rows.append(
             panel_row(image, label, maps.prediction, maps.p_right, kept, palette, example["id"])
         )

@@ -151,12 +151,12 @@ def _compare_config(
             f"{kept} is damaged, so nobody knows whose run this is: put it back, or give "
             "another --workdir."
         ) from error
-    refused = [f"{name}: {a} -> {b}" for name, a, b in rows if not _is_free(name)]
+    refused = [f"{name}: {a} -> {b}" for name, a, b in rows if not is_free(name)]
     if not rows:
         return
     tell(f"Changed since the run in {workdir} began:")
     for name, a, b in rows:
-        verdict = "allowed" if _is_free(name) else "forced" if force else "refused"
+        verdict = "allowed" if is_free(name) else "forced" if force else "refused"
         tell(f"  {name}: {a} -> {b} ({verdict})")
     if refused and not force:
         raise UserError(
@@ -166,7 +166,8 @@ def _compare_config(
         )
 
 
-def _is_free(name: str) -> bool:
+def is_free(name: str) -> bool:
+    """Whether a run may go on with another value of a field."""
     return any(name == free or name.startswith(f"{free}.") for free in FREE_ON_RESUME)
 
 
@@ -178,7 +179,7 @@ def keep_config(workdir: Path, config_json: str) -> None:
     if kept.exists() and steps:
         old = kept.read_text()
         rows = changed_fields(json.loads(old), json.loads(config_json))
-        if not all(_is_free(name) for name, _, _ in rows):
+        if not all(is_free(name) for name, _, _ in rows):
             _write(workdir / f"{CONFIG}.before_step_{steps[-1]}", old)
     _write(kept, config_json)
 

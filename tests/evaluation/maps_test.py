@@ -128,7 +128,9 @@ def test_windows_are_blended_by_their_distance_to_the_border():
 def test_windows_change_nothing_for_a_network_that_sees_single_pixels(window, overlap, flip):
     views = Views(window=window, overlap=overlap, flip=flip)
     found = pixel_maps(by_pixel, WEIGHT, IMAGE, views, 0, LABEL)
-    for map_, expected in zip(found, pixel_maps(by_pixel, WEIGHT, IMAGE, label=LABEL), strict=True):
+    whole = pixel_maps(by_pixel, WEIGHT, IMAGE, label=LABEL)
+    assert found.calibrated is None
+    for map_, expected in zip(found[:6], whole[:6], strict=True):
         np.testing.assert_allclose(map_, expected, atol=1e-4)
 
 

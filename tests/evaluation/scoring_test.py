@@ -5,9 +5,10 @@ import pytest
 from eln_jax.config_checks import CHOICES
 from eln_jax.errors import UserError
 from eln_jax.evaluation import scoring
+from eln_jax.evaluation.calibrated import Calibration
 from eln_jax.evaluation.inference import Predictor
 from eln_jax.evaluation.maps import PixelMaps
-from eln_jax.method.gates import GATES
+from eln_jax.method.gates import GATES, Evidence, GateSettings, pseudo_labels
 
 NAMES = ("sky", "road", "car")
 
@@ -21,12 +22,13 @@ def maps_of(prediction, p_right, max_prob=None):
 
 
 #     right  void   wrong  right  wrong
+ELN = scoring.make_gate(GateSettings(gate="eln"))
 LABEL = np.array([[0, 255, 1, 2, 2]], np.uint8)
 MAPS = maps_of([[0, 1, 2, 2, 0]], [[0.9, 0.9, 0.8, 0.7, 0.1]])
 
 
 def test_one_image_by_hand():
-    result = scoring.score_image(MAPS, LABEL, 3, 255, scoring.make_gate("eln", 0.5))
+    result = scoring.score_image(MAPS, LABEL, 3, 255, ELN)
     np.testing.assert_array_equal(result.confusion, [[1, 0, 0], [0, 0, 1], [1, 0, 1]])
     # Of class 0: one right kept, one wrong rejected; of class 2: one wrong and one right kept.
     np.testing.assert_array_equal(
@@ -35,6 +37,10 @@ def test_one_image_by_hand():
     figures = result.figures(NAMES)
     assert figures["pseudo_label/kept"] == pytest.approx(3 / 4)
     assert figures["pseudo_label/accuracy"] == pytest.approx(2 / 3)
+    assert figures["pseudo_label/kept/sky"] == pytest.approx(1 / 2)
+    assert figures["pseudo_label/accuracy/sky"] == 1.0
+    assert np.isnan(figures["pseudo_label/kept/road"])
+    assert figures["pseudo_label/accuracy/car"] == pytest.approx(1 / 2)
     assert figures["eln/auroc"] == pytest.approx(3 / 4)
     assert figures["max_prob/auroc"] == pytest.approx(1 / 2)
     assert figures["iou/sky"] == pytest.approx(1 / 2)
@@ -48,11 +54,10 @@ def test_images_add_up():
     rng = np.random.default_rng(0)
     label = rng.choice([0, 1, 2, 255], (6, 8)).astype(np.uint8)
     maps = maps_of(rng.integers(0, 3, (6, 8)), rng.random((6, 8)), rng.random((6, 8)))
-    gate = scoring.make_gate("eln", 0.5)
 
     def part(rows):
         return scoring.score_image(
-            PixelMaps(*(m[rows] for m in maps[:5])), label[rows], 3, 255, gate
+            PixelMaps(*(m[rows] for m in maps[:5])), label[rows], 3, 255, ELN
         )
 
     whole, total = part(np.s_[:]), part(np.s_[:2]) + part(np.s_[2:])
@@ -62,7 +67,7 @@ def test_images_add_up():
 
 def test_an_image_of_void_alone_counts_nothing():
     void = np.full_like(LABEL, 255)
-    result = scoring.score_image(MAPS, void, 3, 255, scoring.make_gate("eln", 0.5))
+    result = scoring.score_image(MAPS, void, 3, 255, ELN)
     assert all(np.isnan(value) for value in result.figures(NAMES).values())
     assert (result + result).num_images == 2
 
@@ -73,20 +78,53 @@ def test_without_eln_or_gate_their_figures_are_left_out():
     assert not [key for key in figures if key.startswith(("eln/", "pseudo_label/"))]
 
 
+@pytest.mark.parametrize("mode", ["threshold", "quantile", "soft"])
 @pytest.mark.parametrize(
-    ("name", "threshold"), [("none", 0.0), ("confidence", 0.6), ("entropy", 0.3), ("eln", 0.5)]
+    ("name", "threshold"),
+    [
+        ("none", 0.0),
+        ("confidence", 0.6),
+        ("entropy", 0.3),
+        ("margin", 0.4),
+        ("eln", 0.5),
+        ("eln_and_confidence", 0.4),
+        ("class_calibrated", 0.5),
+        ("oracle", 0.5),
+    ],
 )
-def test_gates_agree_with_those_of_the_method(name, threshold):
+def test_gates_agree_with_those_of_the_method(name, threshold, mode):
+    if name in ("none", "oracle"):
+        mode = "threshold"
     rng = np.random.default_rng(1)
     logits = jnp.asarray(2 * rng.normal(size=(1, 8, 8, 4)), jnp.float32)
     eln_logits = jnp.asarray(rng.normal(size=(1, 8, 8)), jnp.float32)
+    coefficients = jnp.asarray(rng.normal(size=(4, 7)), jnp.float32)
+    truth = rng.integers(0, 4, (1, 8, 8))
     # 8x8 images that the network answers at full size, padded to 8: no resizing, no cut.
-    predictor = Predictor(lambda outputs, _: outputs, (logits, eln_logits), pad_multiple=8)
+    predictor = Predictor(
+        lambda outputs, _: outputs,
+        (logits, eln_logits),
+        pad_multiple=8,
+        calibration=Calibration(logistic=coefficients),
+    )
+    settings = GateSettings(
+        gate=name, gate_mode=mode, gate_threshold=threshold, gate_confidence=0.5
+    )
     maps = predictor.predict(np.zeros((8, 8, 3), np.uint8))
-    kept = scoring.make_gate(name, threshold)(*maps[1:5])
-    expected = np.asarray(GATES[name](logits, eln_logits, threshold))[0]
-    np.testing.assert_array_equal(kept, expected)
+    kept = scoring.make_gate(settings)(maps, truth[0])
+    seen = Evidence(logits, eln_logits, coefficients, jnp.asarray(truth))
+    _, expected = pseudo_labels(seen, jnp.ones((1, 8, 8), bool), settings)
+    np.testing.assert_allclose(kept, expected[0], atol=1e-6)
     assert name == "none" or 0 < expected.mean() < 1
+
+
+def test_soft_weights_count_in_part():
+    soft = scoring.make_gate(GateSettings(gate="eln", gate_mode="soft"))
+    figures = scoring.score_image(MAPS, LABEL, 3, 255, soft).figures(NAMES)
+    weights, right = np.array([0.9, 0.8, 0.7, 0.1]), np.array([1, 0, 1, 0])
+    assert figures["pseudo_label/kept"] == pytest.approx(weights.mean())
+    accuracy = (weights * right).sum() / weights.sum()
+    assert figures["pseudo_label/accuracy"] == pytest.approx(accuracy)
 
 
 def brightness(variables, image):

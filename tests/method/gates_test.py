@@ -1,32 +1,138 @@
+"""Every gate and mode against hand-made pixels and independent computations."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
-from eln_jax.method import gates
+from eln_jax.method import calibration, gates
 
 # Two pixels: a sure one of class 2 and an undecided one; the ELN trusts only the undecided one.
 LOGITS = jnp.array([[[[0.0, 0.0, 6.0], [0.1, 0.0, 0.0]]]])
 ELN_LOGITS = jnp.array([[[-1.0, 1.0]]])
+TRUTH = jnp.array([[[1, 0]]])
+INSIDE = jnp.ones((1, 1, 2), bool)
+
+
+def settings(gate, **fields):
+    return gates.GateSettings(gate=gate, **{f"gate_{k}": v for k, v in fields.items()})
+
+
+def evidence(**changes):
+    # P(right) of the regressions: 0.98 if class 2 is predicted, 0.12 if class 0.
+    rows = np.zeros((3, calibration.num_features(3)), np.float32)
+    rows[:, 0] = (-2.0, 0.0, 4.0)
+    return gates.Evidence(LOGITS, ELN_LOGITS, jnp.array(rows), TRUTH)._replace(**changes)
 
 
 @pytest.mark.parametrize(
-    ("gate", "threshold", "kept"),
+    ("gate", "fields", "kept"),
     [
-        ("none", 0.9, [True, True]),
-        ("confidence", 0.9, [True, False]),
-        ("confidence", 0.3, [True, True]),
-        ("entropy", 0.5, [True, False]),
-        ("eln", 0.5, [False, True]),
-        ("eln", 0.75, [False, False]),
+        ("none", {"threshold": 0.9}, [True, True]),
+        ("confidence", {"threshold": 0.9}, [True, False]),
+        ("confidence", {"threshold": 0.3}, [True, True]),
+        ("confidence", {}, [True, False]),
+        ("confidence", {"mode": "quantile", "fraction": 0.5}, [True, False]),
+        ("confidence", {"mode": "quantile", "fraction": 1.0}, [True, True]),
+        ("entropy", {"threshold": 0.5}, [True, False]),
+        ("entropy", {"mode": "quantile", "fraction": 0.5}, [True, False]),
+        ("margin", {"threshold": 0.01}, [True, True]),
+        ("margin", {"threshold": 0.05}, [True, False]),
+        ("eln", {"threshold": 0.5}, [False, True]),
+        ("eln", {}, [False, True]),
+        ("eln", {"threshold": 0.75}, [False, False]),
+        ("eln", {"mode": "quantile", "fraction": 0.5}, [False, True]),
+        ("eln_and_confidence", {}, [False, False]),
+        ("eln_and_confidence", {"confidence": 0.3}, [False, True]),
+        ("eln_and_confidence", {"threshold": 0.2}, [True, False]),
+        ("class_calibrated", {}, [True, False]),
+        ("class_calibrated", {"threshold": 0.1}, [True, True]),
+        ("oracle", {}, [False, True]),
     ],
 )
-def test_what_each_gate_keeps(gate, threshold, kept):
-    label, valid_mask = gates.pseudo_labels(LOGITS, ELN_LOGITS, gate=gate, threshold=threshold)
+def test_what_each_gate_keeps(gate, fields, kept):
+    chosen = settings(gate, **fields)
+    label, weight = gates.pseudo_labels(evidence(), INSIDE, chosen)
     np.testing.assert_array_equal(label, [[[2, 0]]])
-    np.testing.assert_array_equal(valid_mask, [[kept]])
+    assert weight.dtype == bool
+    np.testing.assert_array_equal(weight, [[kept]])
+    np.testing.assert_array_equal(gates.valid_mask(weight, chosen), weight)
+    outside = jnp.array([[[True, False]]])
+    _, weight = gates.pseudo_labels(evidence(), outside, chosen)
+    assert not weight[0, 0, 1]
+
+
+def test_every_gate_is_in_the_table():
+    rows = test_what_each_gate_keeps.pytestmark[0].args[1]
+    assert {row[0] for row in rows} == set(gates.GATES)
+
+
+def random_evidence(size=(2, 9, 7), classes=4):
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(2 * rng.normal(size=(*size, classes)), jnp.float32)
+    return gates.Evidence(logits, jnp.asarray(rng.normal(size=size), jnp.float32))
+
+
+def test_the_scores_agree_with_scipy():
+    seen = random_evidence()
+    exp = np.exp(np.asarray(seen.logits, np.float64))
+    probability = exp / exp.sum(-1, keepdims=True)
+    ranked = np.sort(probability, axis=-1)
+    expected = {
+        "confidence": ranked[..., -1],
+        "margin": ranked[..., -1] - ranked[..., -2],
+        "entropy": 1 - stats.entropy(probability, axis=-1) / np.log(4),
+        "eln": stats.logistic.cdf(np.asarray(seen.eln_logits, np.float64)),
+    }
+    for gate, score in expected.items():
+        found = gates.GATES[gate].score(seen, settings(gate))
+        np.testing.assert_allclose(found, score, atol=2e-6)
+
+
+@pytest.mark.parametrize("gate", ["confidence", "entropy", "margin", "eln"])
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.8, 1.0])
+def test_a_quantile_keeps_the_best_of_the_pixels_inside(gate, fraction):
+    seen = random_evidence()
+    inside = jnp.asarray(np.random.default_rng(1).random((2, 9, 7)) < 0.6)
+    chosen = settings(gate, mode="quantile", fraction=fraction)
+    _, kept = gates.pseudo_labels(seen, inside, chosen)
+    score = np.asarray(gates.GATES[gate].score(seen, chosen))
+    count = round(fraction * int(inside.sum()))
+    best = np.sort(score[np.asarray(inside)])[::-1][:count]
+    np.testing.assert_array_equal(np.sort(score[np.asarray(kept)])[::-1], best)
+    assert not np.asarray(kept & ~inside).any()
+
+
+def test_equal_scores_at_the_edge_are_all_kept_and_nothing_of_nothing():
+    score = jnp.array([[[0.5, 0.5, 0.5, 0.0]]])
+    inside = jnp.ones((1, 1, 4), bool)
+    kept = gates.best_fraction(score, inside, 0.25)
+    np.testing.assert_array_equal(kept, [[[True, True, True, False]]])
+    assert not gates.best_fraction(score, ~inside, 0.25).any()
+
+
+def test_soft_weights_are_the_scores_inside():
+    inside = jnp.array([[[True, False]]])
+    chosen = settings("eln", mode="soft")
+    _, weight = gates.pseudo_labels(evidence(), inside, chosen)
+    np.testing.assert_allclose(weight, [[[1 / (1 + np.e), 0.0]]], rtol=1e-6)
+    np.testing.assert_array_equal(gates.valid_mask(weight, chosen), [[[False, False]]])
+    _, weight = gates.pseudo_labels(evidence(), INSIDE, chosen)
+    np.testing.assert_array_equal(gates.valid_mask(weight, chosen), [[[False, True]]])
 
 
 def test_entropy_score_spans_zero_to_one():
-    uniform, certain = jnp.zeros((1, 1, 1, 5)), 100.0 * jnp.eye(5)[None, None, :1]
-    assert not gates.keep_low_entropy(uniform, ELN_LOGITS, 0.001)[0, 0, 0]
-    assert gates.keep_low_entropy(certain, ELN_LOGITS, 0.999)[0, 0, 0]
+    def kept(logits, threshold):
+        seen = gates.Evidence(logits, ELN_LOGITS[..., :1])
+        chosen = settings("entropy", threshold=threshold)
+        return bool(gates.pseudo_labels(seen, jnp.ones((1, 1, 1), bool), chosen)[1])
+
+    assert not kept(jnp.zeros((1, 1, 1, 5)), 0.001)
+    assert kept(100.0 * jnp.eye(5)[None, None, :1], 0.999)
+
+
+@pytest.mark.parametrize(("gate", "missing"), [("class_calibrated", 2), ("oracle", 3)])
+def test_what_a_gate_needs_and_does_not_get_is_an_error(gate, missing):
+    seen = gates.Evidence(*[None if i == missing else x for i, x in enumerate(evidence())])
+    with pytest.raises(ValueError, match=gate):
+        gates.pseudo_labels(seen, INSIDE, settings(gate))

@@ -188,7 +188,7 @@ class Case:
             "contrastive_windows": 1,
             "loss_ceilings": (0.0, 0.0),
         }
-        handled = ("class_balance", "student_reset_every", "train_norm")
+        handled = ("class_balance", "gate_fit_every", "student_reset_every", "train_norm")
         method = {k: v for k, v in config.method.items() if k not in handled}
         self.student = partial(student, stride=stride)
         self.networks = SimpleNamespace(
@@ -331,7 +331,7 @@ def teacher_view(case):
             prediction.logits,
             train=False,
         )
-        mask = mask & (1 / (1 + np.exp(-judged)) > case.settings.gate_threshold)
+        mask = mask & (1 / (1 + np.exp(-judged)) > case.settings.threshold)
     return prediction, prediction.logits.argmax(-1), mask
 
 
@@ -624,6 +624,139 @@ def test_no_pixel_inside_gives_zero():
         assert metrics[name] == 0
     without, _ = Case().run(steps.eln_step)
     assert_close(new.params, without.params)
+
+
+def test_soft_weights_enter_the_pseudo_label_loss_as_weights():
+    case = Case(gate="eln", gate_mode="soft")
+    _, metrics = case.run(steps.semi_supervised_step)
+    prediction, label, _ = teacher_view(case)
+    old = float64(case.old)
+    _, mean = labeled_eln(case, labeled_logits(case))
+    image, inside = (case.batch["unlabeled"][k] for k in ("image", "inside"))
+    judged, _ = eln(
+        old.params["eln"], mean, normalized(image, ELN_MEAN, ELN_STD), prediction.logits,
+        train=False,
+    )  # fmt: skip
+    weight = inside[:, ::2, ::2] / (1 + np.exp(-judged))
+    (_, own), _ = case.student(old.params["student"], np.zeros(3), normalized(image), train=True)
+    values = -np.take_along_axis(log_softmax(own.logits), label[..., None], -1)[..., 0]
+    expected = (values * weight).sum() / weight.sum()
+    np.testing.assert_allclose(metrics["pseudo_label_loss/weak"], expected, rtol=1e-4)
+    mean_weight = weight.sum() / inside[:, ::2, ::2].sum()
+    np.testing.assert_allclose(metrics["valid_ratio"], mean_weight, rtol=1e-5)
+
+
+def test_the_oracle_keeps_what_is_right_and_not_void():
+    case = Case(gate="oracle")
+    _, label, _ = teacher_view(Case(gate="none"))
+    truth = np.full((UNLABELED, SIZE, SIZE), VOID, np.uint8)
+    truth[:2, ::2, ::2] = label[:2]  # all of the third image is void
+    truth[0, 0] = (truth[0, 0] + 1) % CLASSES
+    case.batch["unlabeled"] = {"image": case.batch["unlabeled"]["image"], "label": truth}
+    _, metrics = case.run(steps.semi_supervised_step)
+    np.testing.assert_allclose(metrics["valid_ratio"], 15 / 18, rtol=1e-6)
+    image = case.batch["unlabeled"]["image"]
+    params = float64(case.old.params["student"])
+    (_, own), _ = case.student(params, np.zeros(3), normalized(image), train=True)
+    expected = cross_entropy(own.logits, label, truth[:, ::2, ::2] == label)
+    np.testing.assert_allclose(metrics["pseudo_label_loss/weak"], expected, rtol=1e-4)
+
+
+def test_a_second_strong_view_shares_the_loss_with_the_first(monkeypatch):
+    shifted = iter([lambda x: x[..., ::-1], lambda x: 1 - x])
+    monkeypatch.setattr(views, "strong_view", lambda _key, image, _settings: next(shifted)(image))
+    case = Case(gate="none", second_strong_view=True, contrastive_weight=1.0)
+    _, metrics = case.run(steps.semi_supervised_step)
+    image = case.batch["unlabeled"]["image"]
+    each = [unlabeled_terms(case, strong=view) for view in (strong_view(image), 255 - image)]
+    expected = np.mean([terms["pseudo_label_loss/strong"] for terms in each])
+    np.testing.assert_allclose(metrics["pseudo_label_loss/strong"], expected, rtol=1e-4)
+    weak = each[0]["pseudo_label_loss/weak"]
+    np.testing.assert_allclose(metrics["pseudo_label_loss/weak"], weak, rtol=1e-4)
+    contrast = each[0]["contrastive_loss/strong"]  # of the first view alone
+    np.testing.assert_allclose(metrics["contrastive_loss/strong"], contrast, rtol=1e-4)
+    groups = case.networks.student.calls[1].mode["groups"]
+    assert groups == (LABELED, UNLABELED, (UNLABELED, False), (UNLABELED, False))
+
+
+def test_both_strong_views_have_a_draw_and_boxes_of_their_own(monkeypatch):
+    keys, boxes, draw = [], [], views.cutmix_boxes
+
+    def strong(key, image, _settings):
+        keys.append(jax.random.key_data(key).tolist())
+        return image
+
+    def cutmix_boxes(*arguments):
+        boxes.append(draw(*arguments))
+        return boxes[-1]
+
+    monkeypatch.setattr(views, "strong_view", strong)
+    monkeypatch.setattr(views, "cutmix_boxes", cutmix_boxes)
+    Case(cutmix=1.0, second_strong_view=True).run(steps.semi_supervised_step)
+    assert keys[0] != keys[1]
+    assert not np.array_equal(*boxes)
+
+
+def decode(params, features):
+    decoder = params["decoder"]
+    return features @ decoder["logits"] + decoder["bias"].reshape(1, 1, 1, -1)
+
+
+def test_feature_dropout_adds_a_pass_on_the_weak_views_features(monkeypatch):
+    # Every other channel is dropped, by a stand-in for the draw.
+    kept = np.array([2.0, 0.0, 2.0, 0.0], np.float32).reshape(1, 1, 1, -1)
+    monkeypatch.setattr(views, "drop_channels", lambda _key, x, _rate: x * kept)
+    case = Case(gate="none", feature_dropout=0.5)
+    whole = case.networks.student.apply
+
+    def apply(variables, *inputs, method=None, **rest):
+        if method != "decode":
+            return whole(variables, *inputs, method=method, **rest)
+        assert rest["train"]
+        assert rest["dropout"]
+        output = SimpleNamespace(logits=decode(variables["params"], *inputs))
+        return output, {"batch_stats": {"mean": jnp.full(3, jnp.nan)}}
+
+    case.networks.student.apply = apply
+    new, metrics = case.run(steps.semi_supervised_step)
+    _, label, mask = teacher_view(case)
+    image = case.batch["unlabeled"]["image"]
+
+    def term(params):
+        (features, _), _ = case.student(params, np.zeros(3), normalized(image), train=True)
+        return cross_entropy(
+            decode(params, 0.0, features * kept, train=True)[0].logits, label, mask
+        )
+
+    params = float64(case.old.params["student"])
+    np.testing.assert_allclose(metrics["pseudo_label_loss/features"], term(params), rtol=1e-4)
+    parts = [metrics[f"pseudo_label_loss/{name}"] for name in ("weak", "strong", "features")]
+    np.testing.assert_allclose(metrics["pseudo_label_loss"], sum(parts), rtol=1e-6)
+    # The gradient reaches the encoder, and the pass moves no running statistics.
+    without, _ = Case(gate="none").run(steps.semi_supervised_step)
+    actual = step_taken(without.params["student"], new.params["student"])
+    assert_close(actual, gradient(term, params), rtol=1e-3, atol=1e-4)
+    assert_same(new.batch_stats, without.batch_stats)
+
+
+@pytest.mark.parametrize("gate", ["none", "eln"])
+def test_a_resting_eln_is_asked_but_does_not_learn(gate):
+    case, other = (
+        Case(gate=gate, eln_in_semi_supervised=learns, record_all_batch_stats=False)
+        for learns in (False, True)
+    )
+    new, metrics = case.run(steps.semi_supervised_step)
+    learned, whole = other.run(steps.semi_supervised_step)
+    assert moved(case.old, new) == {"student"}
+    for tree in ("params", "batch_stats", "opt_state"):
+        for name in ("aux_decoders", "eln"):
+            assert_same(getattr(new, tree)[name], getattr(case.old, tree)[name])
+    assert not [name for name in metrics if name.startswith(("aux", "eln"))]
+    if gate == "none":  # the student and the teacher do not notice
+        assert_close(new.params["student"], learned.params["student"])
+        assert_close(new.teacher, learned.teacher)
+        for name in ("supervised_loss", "pseudo_label_loss", "valid_ratio"):
+            np.testing.assert_allclose(metrics[name], whole[name], rtol=1e-6)
 
 
 def test_cutmix_mixes_image_label_mask_and_keys_by_the_same_boxes():

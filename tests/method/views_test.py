@@ -73,6 +73,23 @@ def test_blur_agrees_with_scipy(image):
         np.testing.assert_allclose(out[i], expected, atol=1e-5)
 
 
+def test_dropped_channels_are_zero_and_the_mean_stays():
+    rng = np.random.default_rng(0)
+    maps = {
+        "low": jnp.asarray(rng.normal(size=(40, 2, 3, 50)) + 1, jnp.float32),
+        "high": jnp.ones((40, 1, 1, 50)),
+    }
+    out = views.drop_channels(jax.random.key(0), maps, 0.25)
+    for name, x in maps.items():
+        ratio = np.asarray(out[name] / x).round(4)
+        np.testing.assert_array_equal(ratio, np.broadcast_to(ratio[:, :1, :1], ratio.shape))
+        assert set(np.unique(ratio)) == {0.0, np.float32(1.3333)}
+        assert abs((ratio == 0).mean() - 0.25) < 0.05
+    pattern = {name: np.asarray(out[name][:, 0, 0] == 0) for name in maps}
+    assert not np.array_equal(pattern["low"], pattern["high"])
+    assert not np.array_equal(pattern["low"][0], pattern["low"][1])
+
+
 def test_normalize_gives_zero_mean_at_the_mean():
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.5, 0.25)
     out = views.normalize(jnp.broadcast_to(jnp.array(mean), (1, 2, 2, 3)), mean, std)

@@ -107,7 +107,7 @@ def validated(workdir, phase, *, source=None, state=None, logger=None, display=N
     parts = SimpleNamespace(
         config=tiny_config(data__num_classes="2", **changes),
         data=data,
-        mesh=sharding.make_mesh(),
+        programs=SimpleNamespace(mesh=sharding.make_mesh()),
         evaluation=EvaluationNetworks(network, network_with_eln, (0, 0, 0)),
     )
     with StopRequest() as stop:

@@ -1,0 +1,96 @@
+"""Gates side by side on CamVid with 45 of 367 labels (1/8), three partitions.
+
+    python -m eln_jax.study --config=configs/study_camvid.py --output=runs/study_camvid \
+        --config.data.root=CAMVID
+
+CAMVID is as configs/camvid.py says, with partitions/8_labeled_S.txt for the seeds S. Crops and
+batches are small, so that all arms of a seed fit into an hour or so of two CPU cores; --seeds=0
+--arms=none,eln takes a part of it, and the same command without goes on with the rest.
+
+The variant "eln" compares ways to train the ELN, "official" the authors' choices one by one, each
+against the gate of ELN's P(right) > 0.5.
+"""
+
+from eln_jax.defaults import check_variant
+
+STEPS = {"supervised": 450, "eln": 150, "semi_supervised": 150}
+
+# Auxiliary decoders and ELN rest where the gate does not ask it: the student is the same, in less
+# time.
+RESTING = {"method.eln_in_semi_supervised": False}
+
+SUPERVISED = {"steps.supervised": sum(STEPS.values()), "steps.eln": 0, "steps.semi_supervised": 0}
+
+ALL_LABELS = SUPERVISED | {"data.partition": "", "data.labeled_fraction": 1.0}
+
+GATES = {
+    "supervised_only": SUPERVISED,
+    "none": {"method.gate": "none"} | RESTING,
+    "confidence": {"method.gate": "confidence"} | RESTING,
+    "confidence_80": {"method.gate": "confidence", "method.gate_mode": "quantile"} | RESTING,
+    "entropy_80": {"method.gate": "entropy", "method.gate_mode": "quantile"} | RESTING,
+    "margin": {"method.gate": "margin"} | RESTING,
+    "class_calibrated": {"method.gate": "class_calibrated"} | RESTING,
+    "oracle": {"method.gate": "oracle"} | RESTING,
+    "eln": {"method.gate": "eln"},
+    "eln_80": {"method.gate": "eln", "method.gate_mode": "quantile"},
+    "eln_soft": {"method.gate": "eln", "method.gate_mode": "soft"},
+    "eln_and_confidence": {"method.gate": "eln_and_confidence"},
+    "all_labels": ALL_LABELS,
+}
+
+# Each has an ELN's phase of its own.
+ELNS = {
+    "eln": {},
+    "no_ceilings": {"method.loss_ceilings": (0.0, 0.0)},
+    "simulated": {"method.simulated_weight": 1.0},
+    "simulated_no_ceilings": {"method.simulated_weight": 1.0, "method.loss_ceilings": (0.0, 0.0)},
+    "wider": {"model.eln_width": 128},
+    "no_pretraining": {"model.eln_pretrained": ""},
+}
+
+OFFICIAL = {
+    "ours": {},
+    "void_is_error": {"method.void_is_error": True},
+    "student_reset": {"method.student_reset_every": 50},
+    "batch_stats": {
+        "method.pseudo_label_batch_stats": True,
+        "method.average_batch_stats": False,
+    },
+    "record_all_batch_stats": {"method.record_all_batch_stats": True},
+    "norm_not_trained": {"method.train_norm": False},
+    "official_contrast": {
+        "method.contrastive_form": "official",
+        "method.contrastive_weight": 1.0,
+    },
+    "no_contrast": {"method.contrastive_weight": 0.0},
+    "unbounded_error_weight": {"method.max_error_weight": 0.0},
+}
+
+VARIANTS = {"": (GATES, "none"), "eln": (ELNS, "eln"), "official": (OFFICIAL, "ours")}
+
+
+def get_config(variant: str = ""):
+    """Returns the study."""
+    check_variant(variant, ("eln", "official"))
+    arms, reference = VARIANTS[variant]
+    return {
+        "config": "camvid.py",
+        "overrides": {
+            "data.partition": "{root}/partitions/8_labeled_{seed}",
+            "batch_size_labeled": 4,
+            "batch_size_unlabeled": 4,
+            **{f"steps.{phase}": count for phase, count in STEPS.items()},
+            # A teacher that follows within a run as short as this.
+            "method.ema_decay": 0.98,
+            "views.cutmix_probability": 0.5,
+            "eval.every": 75,
+            "checkpoint.every": 50,
+            "checkpoint.keep": 1,
+            "log.panel_images": 2,
+            "log.tensorboard": False,
+        },
+        "seeds": (0, 1, 2),
+        "reference": reference,
+        "arms": arms,
+    }

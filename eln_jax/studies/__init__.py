@@ -1,0 +1,1 @@
+"""Studies: the same training in several arms and over several seeds, side by side."""

@@ -1,0 +1,299 @@
+"""From a study's file to its runs: which there are, and what they have in common.
+
+A run of one arm and one seed is a chain of up to three: a trunk for the supervised phase, one for
+the ELN's, and the arm's own rest. Arms share a trunk where they agree in every field that its
+phases read, so that they differ in what follows alone.
+"""
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eln_jax import configuration
+from eln_jax.config_checks import field_names, get
+from eln_jax.defaults import default_config
+from eln_jax.errors import UserError, did_you_mean
+from eln_jax.training.bookkeeping import phases
+from eln_jax.training.workdir import is_free
+
+# Fields, and blocks of them, that the third phase alone reads. Any other makes a trunk of its own.
+_THIRD_PHASE = (
+    "batch_size_unlabeled",
+    "method.average_batch_stats",
+    "method.contrastive_",
+    "method.ema_decay",
+    "method.eln_in_semi_supervised",
+    "method.feature_dropout",
+    "method.gate",
+    "method.pseudo_label_",
+    "method.second_strong_view",
+    "method.student_reset_every",
+    "method.temperature",
+    "views.",
+)
+# Those that the first phase does not read either.
+_AFTER_FIRST_PHASE = (
+    *_THIRD_PHASE,
+    "data.simulated.",
+    "method.aux_weight",
+    "method.eln_weight",
+    "method.loss_ceilings",
+    "method.max_error_weight",
+    "method.record_all_batch_stats",
+    "method.simulated_weight",
+    "method.void_is_error",
+)
+_KEYS = {"config": str, "overrides": dict, "arms": dict, "seeds": tuple, "reference": str}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's file says.
+
+    Attributes:
+        config: path of the configuration that all arms start from.
+        overrides: dotted field name -> value, of all arms. In a text "{seed}" stands for the
+            seed and "{root}" for data.root.
+        arms: name -> its own overrides.
+        seeds: of the initial weights, the data's order and, by "{seed}", of the partition.
+        reference: the arm that others are compared with, seed by seed.
+    """
+
+    config: str
+    overrides: Mapping[str, Any]
+    arms: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+    reference: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of the study, in a workdir of its own.
+
+    Attributes:
+        title: in words.
+        folder: the workdir, below the study's output.
+        config: all fields.
+        until: the step after which it ends.
+        parent: the run whose last checkpoint it begins from; None: from the start.
+        seed: of the study's seeds.
+        arm: its arm; of a trunk, the first arm that needs it.
+        is_trunk: others begin from it, and it is no result itself.
+    """
+
+    title: str
+    folder: Path
+    config: Any
+    until: int
+    parent: "Run | None"
+    seed: int
+    arm: str
+    is_trunk: bool
+
+    @property
+    def start(self) -> int:
+        """The step that it begins from."""
+        return self.parent.until if self.parent else 0
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """How many steps of each phase it trains itself."""
+        each = {
+            phase.name: min(phase.end, self.until) - max(phase.start, self.start)
+            for phase in phases(self.config.steps)
+        }
+        return {name: count for name, count in each.items() if count > 0}
+
+    @property
+    def trains_eln(self) -> bool:
+        """Whether it is the trunk with an ELN's phase, after which detectors are compared."""
+        return self.is_trunk and "eln" in self.steps
+
+
+def load_study(
+    path: str, seeds: Sequence[int] | None = None, arms: Sequence[str] | None = None
+) -> Study:
+    """Reads a study's file.
+
+    Args:
+        path: a Python file whose get_config(variant) returns the study's fields as a dictionary;
+            "file.py:variant" passes the variant.
+        seeds: take these instead.
+        arms: take these alone.
+
+    Raises:
+        UserError: the file, or a name in it, is wrong.
+    """
+    values = configuration.load_file(path)
+    if not isinstance(values, dict) or not isinstance(values.get("arms"), dict):
+        raise UserError(
+            f"{path} is no study: its get_config() must return a dictionary with "
+            f"{', '.join(_KEYS)}; see configs/study_camvid.py."
+        )
+    for name, kind in _KEYS.items():
+        if not isinstance(values.get(name), kind) or not values[name]:
+            raise UserError(f"{path}: {name} must be a {kind.__name__} that is not empty.")
+    for name in values.keys() - _KEYS.keys():
+        raise UserError(f"{path}: a study has no {name!r}." + did_you_mean(name, _KEYS))
+    study = Study(**values)
+    for name in study.arms:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name) or name == "trunks":
+            raise UserError(f"{path}: the arm {name!r} must be named so that a folder can be.")
+    if not all(isinstance(seed, int) and seed >= 0 for seed in study.seeds):
+        raise UserError(f"{path}: seeds={study.seeds} must be whole numbers of 0 or more.")
+    if study.reference not in study.arms:
+        raise UserError(
+            f"{path}: the reference {study.reference!r} is no arm; choose one of "
+            f"{', '.join(study.arms)}."
+        )
+    for name in arms or ():
+        if name not in study.arms:
+            raise UserError(
+                f"--arms: the study has no arm {name!r}; it has {', '.join(study.arms)}."
+                + did_you_mean(name, study.arms)
+            )
+    return Study(
+        config=str(Path(path.partition(":")[0]).parent / study.config),
+        overrides=study.overrides,
+        arms={n: own for n, own in study.arms.items() if not arms or n in arms},
+        seeds=tuple(seeds or study.seeds),
+        reference=study.reference,
+    )
+
+
+def make_runs(study: Study, overrides: Sequence[tuple[str, str]]) -> list[Run]:
+    """All runs of a study in an order in which each follows the one that it begins from.
+
+    Args:
+        study: of `load_study`.
+        overrides: pairs of a field's dotted name and its value as text, of all arms, stronger than
+            the file's common ones and weaker than an arm's own.
+
+    Raises:
+        UserError: a field of an arm is wrong.
+    """
+    runs = []
+    for seed in study.seeds:
+        configs = {arm: _config(study, arm, seed, overrides) for arm in study.arms}
+        first, second = _trunks(configs, seed)
+        runs += [*first.values(), *second.values()]
+        for arm, config in configs.items():
+            parent = second.get(_second_key(config)) or _trunk_of_supervised(config, first)
+            runs.append(
+                Run(
+                    title=f"seed {seed}, {arm}",
+                    folder=Path(f"seed_{seed}") / arm,
+                    config=config,
+                    until=sum(config.steps.values()),
+                    parent=parent,
+                    seed=seed,
+                    arm=arm,
+                    is_trunk=False,
+                )
+            )
+    return runs
+
+
+def _config(study: Study, arm: str, seed: int, overrides: Sequence[tuple[str, str]]) -> Any:
+    texts = {"seed": str(seed)} | {n: str(v) for n, v in study.overrides.items()} | dict(overrides)
+    texts |= {n: str(v) for n, v in study.arms[arm].items()}
+    root = texts.get("data.root", "")
+    filled = [(n, t.replace("{seed}", str(seed)).replace("{root}", root)) for n, t in texts.items()]
+    try:
+        config = configuration.load(study.config, filled)
+        configuration.complete(config)
+    except UserError as error:
+        raise UserError(f"Arm {arm}: {error}") from error
+    return config
+
+
+def _trunks(configs: Mapping[str, Any], seed: int) -> tuple[dict[str, Run], dict[str, Run]]:
+    """The runs of the first and of the second phase, by key."""
+    first: dict[str, Run] = {}
+    second: dict[str, Run] = {}
+    for arm, config in configs.items():
+        if not config.steps.semi_supervised:
+            continue
+        steps = config.steps
+        key = _first_key(config, steps.supervised)
+        if key not in first:
+            rest = {"eln": sum(steps.values()) - steps.supervised, "semi_supervised": 0}
+            own = _without(config, _AFTER_FIRST_PHASE, rest)
+            first[key] = _trunk("supervised", key, own, steps.supervised, None, seed, arm)
+        if not steps.eln:
+            continue
+        later = _second_key(config)
+        if later not in second:
+            own = _without(config, _THIRD_PHASE, {})
+            until = steps.supervised + steps.eln
+            second[later] = _trunk("eln", later, own, until, first[key], seed, arm)
+    return first, second
+
+
+def _trunk(
+    name: str, key: str, config: Any, until: int, parent: Run | None, seed: int, arm: str
+) -> Run:
+    return Run(
+        title=f"seed {seed}, {name} phase for {arm} and others",
+        folder=Path(f"seed_{seed}") / "trunks" / f"{name}_{key}",
+        config=config,
+        until=until,
+        parent=parent,
+        seed=seed,
+        arm=arm,
+        is_trunk=True,
+    )
+
+
+def _trunk_of_supervised(config: Any, first: Mapping[str, Run]) -> Run | None:
+    """A trunk of the first phase that a run of this phase alone, or without ELN, can go on from."""
+    for trunk in first.values():
+        same = _first_key(config, trunk.until) == _first_key(trunk.config, trunk.until)
+        if same and trunk.until <= config.steps.supervised:
+            return trunk
+    return None
+
+
+def _first_key(config: Any, until: int) -> str:
+    # The learning rate follows the number of all steps, whatever their phases.
+    steps = {"until": until, "total": sum(config.steps.values())}
+    return _key(config, _AFTER_FIRST_PHASE, steps)
+
+
+def _second_key(config: Any) -> str:
+    return _key(config, _THIRD_PHASE, dict(config.steps.items()))
+
+
+def _key(config: Any, free: tuple[str, ...], steps: Mapping[str, int]) -> str:
+    """A short name for all that decides a trunk, the same in every process and order of arms."""
+    read = {
+        name: get(config, name)
+        for name in field_names(config)
+        if not name.startswith((*free, "steps.")) and not is_free(name)
+    }
+    # The lists may move with the data, but which it is changes what is trained.
+    read |= {name: Path(get(config, name)).name for name in ("data.partition", "data.val_list")}
+    text = json.dumps([read, steps], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _without(config: Any, free: tuple[str, ...], steps: Mapping[str, int]) -> Any:
+    """The configuration with the defaults in the fields that a trunk does not read."""
+    own, defaults = copy.deepcopy(config), default_config()
+    for name in field_names(config):
+        if name.startswith(free):
+            *parents, last = name.split(".")
+            block: Any = own
+            for parent in parents:
+                block = block[parent]
+            block[last] = get(defaults, name)
+    if "batch_size_unlabeled" in free:  # its default need not divide over the devices
+        own.batch_size_unlabeled = own.batch_size_labeled
+    for name, count in steps.items():
+        own.steps[name] = count
+    return own

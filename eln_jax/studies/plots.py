@@ -1,0 +1,129 @@
+"""A study's plots: mean IoU over steps by arm, risk over coverage by detector, kept labels."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from eln_jax.evaluation.curves import BLUE, FAINT, GREEN, GRID, INK, ORANGE, PINK, SKY
+from eln_jax.studies.results import figure, gated_arms, over_seeds
+
+DETECTOR_NAMES = {
+    "max_prob": "maximum probability",
+    "entropy": "entropy",
+    "margin": "margin",
+    "temperature": "temperature-scaled",
+    "class_confidence": "calibrated per class",
+    "logistic": "logistic control",
+    "eln": "ELN",
+    "logistic_eln": "control with the ELN",
+}
+_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, "#e69f00", "#5b5f97", "#a31621", INK, FAINT)
+_DASHES = ("-", "--", ":")
+
+
+def draw(found: Mapping[str, Any], output: Path) -> list[Path]:
+    """Draws what there are results of.
+
+    Args:
+        found: of `results.collect`.
+        output: folder for the PNGs.
+
+    Returns:
+        Those that were drawn.
+    """
+    drawn = []
+    if found["arms"]:
+        drawn.append(_mean_iou(found["arms"], output / "mean_iou_by_arm.png"))
+    if found["detectors"]:
+        drawn.append(_risk_coverage(found["detectors"], output / "risk_coverage.png"))
+    gated = gated_arms(found)
+    if gated:
+        drawn.append(_kept(gated, found["class_names"], output / "pseudo_labels.png"))
+    return drawn
+
+
+def _mean_iou(arms: Mapping[str, Any], path: Path) -> Path:
+    picture, (axes,) = _figure(1, (9.5, 5.6))
+    for i, (name, arm) in enumerate(arms.items()):
+        curves = [np.array(s["curve"], float).reshape(-1, 2) for s in arm["seeds"].values()]
+        steps = sorted(set.intersection(*({float(x) for x in c[:, 0]} for c in curves)))
+        if not steps:
+            continue
+        values = np.array([[c[c[:, 0] == step, 1][-1] for step in steps] for c in curves])
+        colour, dash = _look(i)
+        mean = 100 * values.mean(0)
+        axes.plot(steps, mean, dash, color=colour, marker="o", markersize=3.5, label=name)
+        if len(values) > 1:
+            spread = 100 * values.std(0, ddof=1)
+            axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.1)
+    _style(axes, "Mean IoU on val, %; teacher once there is one", "step")
+    return _save(picture, axes, path)
+
+
+def _risk_coverage(detectors: Mapping[str, Any], path: Path) -> Path:
+    picture, (axes,) = _figure(1, (9.5, 5.6))
+    number = 0
+    for arm, seeds in detectors.items():
+        first = next(iter(seeds.values()))["risk_coverage"]
+        for name, title in DETECTOR_NAMES.items():
+            # The scores of the prediction alone are the same beside every ELN.
+            if name not in first or (number and "eln" not in name):
+                continue
+            risk = np.mean([s["risk_coverage"][name] for s in seeds.values()], axis=0)
+            label = title if len(detectors) == 1 or "eln" not in name else f"{title}, {arm}"
+            colour, dash = _look(number)
+            coverage = 100 * np.array(first["coverage"])
+            axes.plot(coverage, 100 * risk, dash, color=colour, label=label)
+            number += 1
+    _style(axes, "Wrong pixels among those kept, %", "pixels kept, best-scored first, %")
+    return _save(picture, axes, path)
+
+
+def _kept(arms: Mapping[str, Any], class_names: Sequence[str], path: Path) -> Path:
+    picture, both = _figure(2, (11.5, 7.5))
+    places = np.arange(len(class_names) + 1)
+    titles = {"kept": "Pseudo-labels kept on val, %", "accuracy": "Right of those kept, %"}
+    ends = ("", *(f"/{name}" for name in class_names))
+    for axes, (part, title) in zip(both, titles.items(), strict=True):
+        for i, (name, arm) in enumerate(arms.items()):
+            spreads = [over_seeds(arm["seeds"], figure(f"pseudo_label/{part}{e}")) for e in ends]
+            means = [100 * spread.mean for spread in spreads]
+            shift = 0.6 * (i / max(1, len(arms) - 1) - 0.5)
+            axes.plot(places + shift, means, "o", color=_look(i)[0], markersize=5, label=name)
+        _style(axes, title, "")
+        axes.set_xticks(places, ["all", *class_names], rotation=30, ha="right")
+    return _save(picture, both[-1], path)
+
+
+def _look(number: int) -> tuple[str, str]:
+    """A colour and a dash; the dash changes when the colours are used up."""
+    turns, index = divmod(number, len(_COLOURS))
+    return _COLOURS[index], _DASHES[turns % len(_DASHES)]
+
+
+def _figure(rows: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    picture = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
+    FigureCanvasAgg(picture)
+    return picture, list(picture.subplots(rows, 1, squeeze=False)[:, 0])
+
+
+def _style(axes: Axes, title: str, across: str) -> None:
+    axes.set_title(title, loc="left", fontsize=12, color=INK, fontweight="bold")
+    axes.set_xlabel(across, color=FAINT, fontsize=9)
+    axes.tick_params(colors=FAINT, labelsize=9, length=0)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _save(picture: Figure, axes: Axes, path: Path) -> Path:
+    handles, labels = axes.get_legend_handles_labels()
+    picture.legend(handles, labels, loc="outside lower left", ncols=5, fontsize=8.5, frameon=False)
+    picture.savefig(path, format="png")
+    return path

@@ -1,0 +1,111 @@
+"""Compares arms over seeds: `python -m eln_jax.study --config=configs/study_camvid.py ...`."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eln_jax import command_line
+from eln_jax.errors import UserError
+
+DESCRIPTION = """\
+Trains the same configuration in several arms (such as gates) and over several seeds, side by side.
+The first two phases run once a seed; the third begins from that checkpoint in every arm, so that
+arms differ in what they override alone. An arm that overrides what an earlier phase reads (such as
+how the ELN is trained) gets that phase to itself. Stopped by Ctrl-C or a crash, the same command
+goes on; what is finished is not done again.
+
+Into --output go
+  results.md        tables: mean IoU, pseudo-labels kept and right of each class, detectors of wrong
+                    pixels; mean and deviation over seeds, differences seed by seed
+  results.json      the same figures and all others, as plain values
+  *.png             mean IoU over steps by arm, risk over coverage by detector, pseudo-labels
+  seed_S/ARM        the training of each arm, a normal --workdir; seed_S/trunks: what they share
+"""
+EXAMPLES = """\
+a study's file has a get_config() that returns a dictionary:
+  config     the configuration to start from, beside the file
+  overrides  {field: value} of all arms; in texts {seed} and {root} (data.root) are filled in
+  arms       {name: {field: value}}
+  seeds      (0, 1, 2)
+  reference  the arm that the others are compared with
+
+examples:
+  python -m eln_jax.study --config=configs/study_synthetic.py --output=runs/study
+  what would be trained, one seed alone, some of the arms
+    python -m eln_jax.study --config=configs/study_camvid.py --output=runs/study_camvid \\
+        --config.data.root=CAMVID --seeds=0 --arms=none,eln --plan
+
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses the flags, trains what is missing and writes the results.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        Exit code: 0, or 128 + the signal's number if it was asked to stop, and saved.
+
+    Raises:
+        UserError: the study, a field or the data cannot be used.
+    """
+    rest, overrides = command_line.split_overrides(argv)
+    parser = command_line.make_parser("study", DESCRIPTION, EXAMPLES + command_line.CONFIG_HELP)
+    parser.add_argument("--config", required=True, help="study file, FILE.py[:variant]")
+    parser.add_argument("--output", required=True, type=Path, help="folder; made if absent")
+    parser.add_argument("--seeds", metavar="S,S,...", help="these instead of the file's")
+    parser.add_argument("--arms", metavar="A,A,...", help="these arms alone")
+    parser.add_argument("--plan", action="store_true", help="list the trainings, and do nothing")
+    flags = parser.parse_args(rest)
+    arms = flags.arms.split(",") if flags.arms else None
+
+    from eln_jax.studies import plan  # imports jax: after the flags have been understood
+
+    study = plan.load_study(flags.config, _seeds(flags.seeds), arms)
+    runs = plan.make_runs(study, overrides)
+    if flags.plan:
+        _show_plan(runs)
+        return 0
+
+    from eln_jax.studies import plots, results, running, tables
+
+    flags.output.mkdir(parents=True, exist_ok=True)
+    code = running.train_runs(runs, flags.output)
+    found = results.collect(study, runs, flags.output)
+    drawn = plots.draw(found, flags.output)
+    command = shlex.join(["python", "-m", "eln_jax.study", *argv])
+    tables_path = tables.write(found, flags.output, command, drawn)
+    results_path = results.write(found, flags.output)
+    if code:
+        print(f"Stopped; the same command goes on. So far: {tables_path}")
+        return code
+    print(tables_path.read_text(encoding="utf-8"))
+    print(f"Results: {tables_path}, {results_path}")
+    print(f"Plots: {', '.join(str(path) for path in drawn)}")
+    return 0
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    if not all(part.isdigit() for part in text.split(",")):
+        raise UserError(f"--seeds={text}: give whole numbers with commas, as 0,1,2.")
+    return [int(part) for part in text.split(",")]
+
+
+def _show_plan(runs: Sequence[Any]) -> None:
+    total: dict[str, int] = {}
+    for run in runs:
+        steps = ", ".join(f"{count} {name}" for name, count in run.steps.items())
+        origin = f", from {run.parent.folder}" if run.parent else ""
+        print(f"{run.folder}: steps: {steps}{origin}")
+        for name, count in run.steps.items():
+            total[name] = total.get(name, 0) + count
+    words = ", ".join(f"{count:,} {name}" for name, count in total.items())
+    print(f"{len(runs)} trainings; steps in all: {words}.")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,68 @@
+"""A run that begins from another run's checkpoint: what both have in common is trained once."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from eln_jax.errors import UserError
+from eln_jax.training import assembly
+from eln_jax.training.bookkeeping import Bookkeeping, score
+from eln_jax.training.checkpoint import Checkpoints
+from eln_jax.training.gate_fitting import unfitted_gate
+from eln_jax.training.sharding import replicated
+from eln_jax.training.workdir import differences
+
+
+def branch_off(config: Any, workdir: Path, trunk: Path, step: int) -> None:
+    """Makes a workdir that goes on from a trunk's checkpoint as if it had come there itself.
+
+    A workdir that has a checkpoint of its own is left alone.
+
+    Args:
+        config: of the run to be made. The trunk's may differ in what its phases do not read.
+        workdir: of the run to be made.
+        trunk: workdir of the finished run to begin from.
+        step: of its checkpoint.
+
+    Raises:
+        UserError: the trunk read other images, or its checkpoint cannot be used.
+    """
+    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+    try:
+        if checkpoints.latest_step is not None:
+            return
+        parts = assembly.build(config)
+        # A gate is fitted in the last phase, of which a trunk knows nothing.
+        like = parts.programs.abstract_state().replace(gate={})
+        source = Checkpoints(trunk)
+        try:
+            state, saved = source.restore(like, step)
+        finally:
+            source.close()
+        state = state.replace(
+            gate=jax.device_put(unfitted_gate(config), replicated(parts.programs.mesh))
+        )
+        books = Bookkeeping(**saved)
+        _check_images(books.fingerprint, parts.data.fingerprint, trunk)
+        books.fingerprint = parts.data.fingerprint
+        # Before the checkpoint: without one, a start that was broken off is made anew.
+        shutil.copyfile(trunk / "metrics.jsonl", workdir / "metrics.jsonl")
+        checkpoints.save(state, books.to_json(), score(books.scores[-1]))
+    finally:
+        checkpoints.close()
+
+
+def _check_images(old: dict[str, Any], new: dict[str, Any], trunk: Path) -> None:
+    """The trunk has read no unlabelled image, and made no error on purpose."""
+    changes = [
+        change
+        for change in differences(old, new)
+        if not change.startswith(("unlabeled.", "labeled.simulation"))
+    ]
+    if changes:
+        raise UserError(
+            f"The data has changed since the run in {trunk} began ({'; '.join(changes[:5])}); put "
+            "it back, or give another --output."
+        )

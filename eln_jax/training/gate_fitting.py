@@ -1,0 +1,111 @@
+"""Gates that are fitted as training goes: when, to what, and how evaluation uses them.
+
+The coefficients live in the train state, so a checkpoint has them and a resume is exact.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eln_jax.evaluation.calibrated import Calibration
+from eln_jax.evaluation.scoring import Gate, make_gate
+from eln_jax.method import calibration
+from eln_jax.method.gates import GateSettings
+from eln_jax.method.state import TrainState
+from eln_jax.method.views import sample_nearest
+from eln_jax.training.sharding import put_batch, replicated
+
+if TYPE_CHECKING:
+    from eln_jax.training.assembly import Parts
+
+ORACLE_WORDS = (
+    "THE GATE IS THE ORACLE: it reads the masks of the unlabelled images, so the result is no "
+    "semi-supervised one, only the ceiling of what a gate could give."
+)
+_STRENGTH = 100.0  # pixels' worth of trust in what all classes have in common
+_EVERY_NTH = 2  # row and column of the logits' grid: neighbours tell the same
+_MOST_BATCHES = 50
+
+
+def unfitted_gate(config: Any) -> dict[str, jax.Array]:
+    """What the train state holds before the first fit; empty for gates that need none."""
+    if config.method.gate != "class_calibrated":
+        return {}
+    classes = config.data.num_classes
+    return {"coefficients": jnp.zeros((classes, calibration.num_features(classes)))}
+
+
+def fit_is_due(config: Any, steps: int) -> bool:
+    """Whether the gate is fitted before the third phase's step number `steps`, from 0."""
+    method = config.method
+    return method.gate == "class_calibrated" and steps % method.gate_fit_every == 0
+
+
+def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> dict[str, Any]:
+    """Fits the regressions to the teacher's predictions on labelled crops.
+
+    Args:
+        parts: of the run.
+        state: whose teacher predicts.
+        position: of the labelled stream's iterator; the batches that come next are looked at, as
+            many as show each labelled image once.
+
+    Returns:
+        What `TrainState.gate` holds.
+    """
+    config, mesh = parts.config, parts.programs.mesh
+    void = config.data.ignore_label
+
+    def look(variables, image, label):
+        logits, _ = parts.evaluation.network({"network": variables}, image)
+        label = sample_nearest(label, (logits.shape[1], logits.shape[2]))
+        thin = np.s_[:, ::_EVERY_NTH, ::_EVERY_NTH]
+        logits, label = logits[thin], label[thin]
+        predicted, features = calibration.prediction_features(jnp.moveaxis(logits, -1, 0))
+        return predicted, features, label
+
+    compiled = jax.jit(look, out_shardings=replicated(mesh))
+    once = -(-len(parts.data.partition.labeled) // config.batch_size_labeled)
+    found = []
+    iterator = iter(parts.data.streams["labeled"])
+    iterator.set_state(position)
+    try:
+        for _ in range(min(_MOST_BATCHES, once)):
+            batch = put_batch(next(iterator), mesh)
+            seen = compiled(state.teacher, batch["image"], batch["label"])
+            predicted, features, label = (np.asarray(x) for x in seen)
+            found.append(_valid(predicted, features, label, void))
+    finally:
+        iterator.close()
+    predicted, features, right = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    coefficients = calibration.fit_by_class(
+        features, predicted, right, config.data.num_classes, _STRENGTH
+    )
+    return {"coefficients": jax.device_put(coefficients, replicated(mesh))}
+
+
+def _valid(predicted, features, label, void):
+    """Flattens a batch, without void: predictions, features and whether they are right."""
+    valid = label != void
+    return predicted[valid], features[:, valid].T, predicted[valid] == label[valid]
+
+
+def gate_settings(method: Any) -> GateSettings:
+    """The gate's fields of the config's `method` block."""
+    names = GateSettings.__dataclass_fields__
+    return GateSettings(**{name: method[name] for name in names})
+
+
+def gate_calibration(gate: Mapping[str, Any]) -> Calibration | None:
+    """What evaluation needs to score pixels as a fitted gate does; None if it is not fitted."""
+    return Calibration(logistic=gate["coefficients"]) if gate else None
+
+
+def evaluation_gate(method: Any, gate: Mapping[str, Any] | None = None) -> Gate | None:
+    """The gate for maps at full size; None where it has to be fitted and is not at hand."""
+    if method.gate == "class_calibrated" and not gate:
+        return None
+    return make_gate(gate_settings(method))

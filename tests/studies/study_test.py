@@ -1,0 +1,175 @@
+"""A whole study of the tiny kind: what is shared, skipped, gone on with and written down."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from eln_jax import configuration, study
+from eln_jax.data.pipeline import read_examples
+from eln_jax.data.progress import Progress as Bar
+from eln_jax.errors import UserError
+from eln_jax.studies import detectors, plan
+from eln_jax.training import assembly, loop
+from eln_jax.training.checkpoint import Checkpoints
+from eln_jax.training.logging import Progress
+from eln_jax.training.validation import make_predictor
+from tests.studies.plan_test import ALONE, by_arm, write_study
+from tests.training.loop_test import rows
+
+ARMS = {
+    "alone": ALONE,
+    "none": {"method.gate": "none", "method.eln_in_semi_supervised": False},
+    "calibrated": {"method.gate": "class_calibrated", "method.gate_fit_every": 2},
+}
+TRAININGS = 5  # with two trunks
+
+
+def command(folder):
+    path = write_study(folder, arms=ARMS, seeds=(0,))
+    return [f"--config={path}", f"--output={folder / 'out'}"]
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studied")
+    assert study.main(command(folder)) == 0
+    return folder
+
+
+def runs_of(folder):
+    return plan.make_runs(plan.load_study(str(folder / "study.py")), ())
+
+
+@pytest.mark.parametrize("arm", ["alone", "calibrated"])
+def test_an_arm_is_the_run_that_it_would_have_been_alone(studied, tmp_path, arm):
+    config = by_arm(runs_of(studied))[arm].config
+    with Progress() as display:
+        loop.train_and_evaluate(config, configuration.to_json(config), tmp_path, display)
+    own = studied / "out" / "seed_0" / arm
+    # The shared phases knew nothing of a gate, by which the ELN's phase was judged.
+    kept = [[{k: v for k, v in row.items() if "pseudo_label" not in k} if row["phase"] == "eln"
+             else row for row in rows(path)] for path in (own, tmp_path)]  # fmt: skip
+    assert kept[0] == kept[1]
+    assert (own / "config.json").read_text() == (tmp_path / "config.json").read_text()
+    last = [json.loads((path / "summary.json").read_text())["last"] for path in (own, tmp_path)]
+    assert last[0] == last[1]
+
+
+def trained_steps(monkeypatch):
+    """Notes the folder and the step of every training step from now on."""
+    trained, step = [], loop.Run.train_step
+
+    def counted(run, phase):
+        trained.append((run.workdir.name, run.step))
+        step(run, phase)
+
+    monkeypatch.setattr(loop.Run, "train_step", counted)
+    return trained
+
+
+def test_started_again_it_writes_the_same_results_without_training(studied, monkeypatch, capsys):
+    trained = trained_steps(monkeypatch)
+    before = {path.name: path.read_bytes() for path in (studied / "out").glob("results.*")}
+    for name in before:
+        (studied / "out" / name).unlink()
+    assert study.main(command(studied)) == 0
+    assert trained == []
+    assert {n: (studied / "out" / n).read_bytes() for n in before} == before
+    shown = capsys.readouterr().out
+    assert f"{TRAININGS} of {TRAININGS} trainings are done already" in shown
+    assert "results.md" in shown
+
+
+def test_a_branch_broken_off_before_its_first_checkpoint_is_made_anew(
+    studied, tmp_path, monkeypatch
+):
+    shutil.copytree(studied / "out", tmp_path / "out")
+    branch = tmp_path / "out" / "seed_0" / "none"
+    shutil.rmtree(branch)
+    (branch / "checkpoints").mkdir(parents=True)
+    (branch / "metrics.jsonl").write_text("")
+    trained = trained_steps(monkeypatch)
+    assert study.main(command(tmp_path)) == 0
+    assert trained == [("none", 6), ("none", 7), ("none", 8)]
+    assert rows(branch) == rows(studied / "out" / "seed_0" / "none")
+
+
+def test_a_stop_is_passed_on_and_shows_what_there_is(studied, tmp_path, monkeypatch, capsys):
+    shutil.copytree(studied / "out", tmp_path / "out")
+    (tmp_path / "out" / "seed_0" / "none" / "summary.json").unlink()
+    monkeypatch.setattr(loop, "train_and_evaluate", lambda *_, **__: loop.Outcome(None, 130))
+    assert study.main(command(tmp_path)) == 130
+    assert "the same command goes on" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(found["arms"]) == {"alone", "calibrated"}
+
+
+def test_the_results_are_those_of_the_runs(studied):
+    out = studied / "out"
+    found = json.loads((out / "results.json").read_text())
+    assert list(found["arms"]) == list(ARMS)
+    for name, arm in found["arms"].items():
+        summary = json.loads((out / "seed_0" / name / "summary.json").read_text())
+        figures = arm["seeds"]["0"]["figures"]
+        assert figures["student/mean_iou"] == summary["last"]["student/mean_iou"]
+        assert arm["seeds"]["0"]["curve"][-1][0] == 9
+    pictures = {"mean_iou_by_arm.png", "risk_coverage.png", "pseudo_labels.png"}
+    assert {path.name for path in out.glob("*.png")} == pictures
+    text = (out / "results.md").read_text()
+    for words in ("| none |", "| ELN |", "logistic control", "Kept by the gate"):
+        assert words in text
+
+
+def test_detectors_are_judged_on_the_prediction_that_validation_judged(studied):
+    found = json.loads((studied / "out" / "results.json").read_text())["detectors"]
+    (judged,) = found["none"].values()
+    given = {"max_prob", "entropy", "margin", "eln"}
+    fitted = {"temperature", "class_confidence", "logistic", "logistic_eln"}
+    assert {name.split("/")[0] for name in judged["figures"]} == given | fitted
+    assert judged["step"] == 6
+    assert judged["fitted_to"]["images"] == 4
+    run = by_arm(runs_of(studied))["none"].parent
+    summary = json.loads((studied / "out" / run.folder / "summary.json").read_text())
+    for name in ("max_prob/auroc", "eln/auroc", "entropy/aupr"):
+        assert judged["figures"][name] == pytest.approx(summary["last"][name], abs=1e-6)
+    assert judged["error_rate"] == pytest.approx(1 - summary["last"]["student/pixel_accuracy"])
+
+
+def test_what_is_fitted_to_are_pixels_of_the_labelled_images(studied):
+    run = by_arm(runs_of(studied))["none"].parent
+    parts = assembly.build(run.config)
+    checkpoints = Checkpoints(studied / "out" / run.folder)
+    state, _ = checkpoints.restore(parts.programs.abstract_state(), run.until)
+    checkpoints.close()
+    with Bar(str) as bar:
+        bar.start("", 4, "images")
+        pixels = detectors._gather(parts, state, bar)
+    assert set(pixels.image) == {0, 1, 2, 3}
+    assert pixels.label.max() < 6
+    assert len(pixels.logits) == len(pixels.p_right) == len(pixels.label)
+    # Their share of right predictions is about that of all pixels of those images.
+    predictor = make_predictor(parts, state, "student", with_eln=True)
+    shares = []
+    for example in read_examples(parts.data.train, parts.data.partition.labeled):
+        right = predictor.predict(example["image"]).prediction == example["label"]
+        shares.append(right[example["label"] != 255].mean())
+    found = (pixels.logits.argmax(1) == pixels.label).mean()
+    assert found == pytest.approx(np.mean(shares), abs=0.1)
+
+
+def test_another_configuration_in_the_same_folder_is_refused(studied):
+    other = [*command(studied), "--config.method.gate_fraction=0.5"]
+    with pytest.raises(UserError, match=r"another configuration \(method.gate_fraction"):
+        study.main(other)
+
+
+def test_a_plan_trains_nothing(tmp_path, capsys):
+    assert study.main([*command(tmp_path), "--plan"]) == 0
+    shown = capsys.readouterr().out
+    words = f"{TRAININGS} trainings; steps in all: 9 supervised, 3 eln, 6 semi_supervised."
+    assert words in shown
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="whole numbers with commas"):
+        study.main([*command(tmp_path), "--seeds=a"])

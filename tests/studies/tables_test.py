@@ -1,0 +1,119 @@
+"""Means, deviations and differences by hand, and how they are written down."""
+
+import math
+
+import pytest
+from PIL import Image
+
+from eln_jax.studies import plots, tables
+from eln_jax.studies.results import Spread, final_mean_iou, over_seeds, paired
+
+MINUS, PLUS_MINUS = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}"
+
+
+def seed(student, teacher=None, **figures):
+    found = {"student/mean_iou": student} | figures
+    if teacher is not None:
+        found["teacher/mean_iou"] = teacher
+    last = student if teacher is None else teacher
+    return {"figures": found, "best": 0.7, "seconds": 1.0, "curve": [[1, 0.1], [2, last]]}
+
+
+def arm(seeds, gate="none"):
+    return {
+        "overrides": {"method.gate": gate},
+        "steps": {"supervised": 3, "eln": 0, "semi_supervised": 4},
+        "labeled": 5,
+        "unlabeled": 6,
+        "val": 7,
+        "seeds": seeds,
+    }
+
+
+def detectors(**aurocs):
+    return {
+        "step": 9,
+        "error_rate": 0.2,
+        "fitted_to": {"images": 5, "pixels": 50},
+        "figures": {f"{name}/auroc": value for name, value in aurocs.items()},
+        "risk_coverage": {"coverage": [0.5, 1.0]} | {name: [0.1, 0.2] for name in aurocs},
+    }
+
+
+KEPT = {"pseudo_label/kept": 0.5, "pseudo_label/kept/sky": 0.25, "pseudo_label/kept/car": None}
+FOUND = {
+    "reference": "none",
+    "seeds": [0, 1],
+    "class_names": ["sky", "car"],
+    "arms": {
+        "none": arm({"0": seed(0.50, 0.52), "1": seed(0.60, 0.58)}),
+        "eln": arm({"0": seed(0.5, 0.55, **KEPT), "1": seed(0.6, 0.61, **KEPT)}, "eln"),
+        "alone": arm({"1": seed(0.57)}),
+        "oracle": arm({"0": seed(0.5, 0.60), "1": seed(0.5, 0.50)}, "oracle"),
+    },
+    "detectors": {
+        "eln": {
+            "0": detectors(max_prob=0.80, logistic=0.9, eln=0.86),
+            "1": detectors(max_prob=0.82, logistic=0.9, eln=0.88),
+        }
+    },
+}
+
+
+def test_the_spread_is_the_samples():
+    spread = Spread([0.1, 0.2, 0.6])
+    assert spread.mean == pytest.approx(0.3)
+    assert spread.deviation == pytest.approx(math.sqrt((0.04 + 0.01 + 0.09) / 2))
+    assert spread.is_noise
+    assert not Spread([0.1, 0.11, 0.12]).is_noise
+    assert math.isnan(Spread([]).mean)
+    assert math.isnan(Spread([0.3]).deviation)
+    assert Spread([0.3]).is_noise  # one seed tells nothing
+
+
+def test_differences_are_taken_seed_by_seed():
+    arms = FOUND["arms"]
+    difference = paired(arms["eln"]["seeds"], arms["none"]["seeds"], final_mean_iou)
+    assert difference.values == pytest.approx([0.03, 0.03])
+    alone = paired(arms["alone"]["seeds"], arms["none"]["seeds"], final_mean_iou)
+    assert alone.values == pytest.approx([-0.01])
+    assert over_seeds(arms["none"]["seeds"], final_mean_iou).values == [0.52, 0.58]
+
+
+def rows(text, name):
+    """The cells after the name of each row that begins with it."""
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    return [row[1:] for row in cells if row[:1] == [name]]
+
+
+def test_the_tables_say_what_was_found(tmp_path):
+    drawn = plots.draw(FOUND, tmp_path)
+    names = ["mean_iou_by_arm.png", "risk_coverage.png", "pseudo_labels.png"]
+    assert [path.name for path in drawn] == names
+    for path in drawn:
+        with Image.open(path) as picture:
+            assert picture.width > 800
+    text = tables.write(FOUND, tmp_path, "python -m eln_jax.study --x", drawn).read_text()
+    assert "`python -m eln_jax.study --x`" in text
+    assert rows(text, "alone") == [["5", "3 + 4", "57.0", "-", "70.0", f"{MINUS}1.0", "1"]]
+    iou = [f"55.0 {PLUS_MINUS} 7.1", f"55.0 {PLUS_MINUS} 4.2"]
+    assert rows(text, "none")[0][2:4] == iou
+    oracle = rows(text, "oracle (reads the truth)")[0]
+    assert oracle[5] == f"+0.0 {PLUS_MINUS} 11.3 (no difference seen)"
+    assert "The oracle reads the masks of the unlabelled images" in text
+    of_eln = rows(text, "eln")
+    assert of_eln[0][5] == f"+3.0 {PLUS_MINUS} 0.0"
+    assert of_eln[1] == [f"50.0 {PLUS_MINUS} 0.0", f"25.0 {PLUS_MINUS} 0.0", "-"]
+    (detector,) = rows(text, "ELN")
+    assert detector[0] == f"87.0 {PLUS_MINUS} 1.4"
+    assert detector[-2:] == [f"+6.0 {PLUS_MINUS} 0.0", f"{MINUS}3.0 {PLUS_MINUS} 1.4"]
+    assert rows(text, "logistic control")[0][-1] == ""
+    for name in names:
+        assert f"]({name})" in text
+
+
+def test_a_study_without_a_finished_arm_says_so(tmp_path):
+    empty = FOUND | {"arms": {}, "detectors": {}}
+    assert plots.draw(empty, tmp_path) == []
+    path = tables.write(empty, tmp_path, "x", [])
+    assert "No arm is finished yet" in path.read_text()

@@ -1,0 +1,125 @@
+"""A gate that is fitted while training goes, and the oracle, in whole runs of the tiny kind."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eln_jax import configuration
+from eln_jax.errors import UserError
+from eln_jax.method import calibration
+from eln_jax.training import assembly, gate_fitting, loop
+from eln_jax.training.checkpoint import Checkpoints
+from eln_jax.training.inputs import make_inputs
+from eln_jax.training.logging import Progress
+from tests.tiny import tiny_config
+from tests.training.loop_test import CrashError, CrashingDisplay, rows
+
+FITTED = {
+    "method__gate": "class_calibrated",
+    "method__gate_threshold": "0.3",
+    "method__gate_fit_every": "2",
+    "steps__semi_supervised": "5",
+    "eval__every": "20",
+}
+
+
+def train(workdir, display=None, **changes):
+    config = tiny_config(**(FITTED | changes))
+    with display or Progress() as shown:
+        return loop.train_and_evaluate(config, configuration.to_json(config), workdir, shown)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("fitted")
+    assert train(workdir).exit_code == 0
+    return workdir
+
+
+def test_the_coefficients_are_those_of_the_teacher_when_last_fitted(fitted):
+    config = tiny_config(**FITTED)
+    parts = assembly.build(config)
+    state, books = Checkpoints(fitted).restore(parts.programs.abstract_state(), 10)
+    # Steps 6, 8 and 10 fit; 11 is the last. Of the state of step 10 the next fit is made anew.
+    again, _ = Checkpoints(fitted).restore(parts.programs.abstract_state(), 11)
+    batch_size, source = config.batch_size_labeled, parts.data.train
+    stream = iter(parts.data.streams["labeled"])
+    stream.set_state(books["iterators"]["labeled"])
+    batch = next(stream)
+    stream.close()
+    assert len(parts.data.partition.labeled) == batch_size == len(batch["image"])
+    logits, _ = parts.evaluation.network({"network": state.teacher}, jnp.asarray(batch["image"]))
+    side = np.round(np.linspace(0, 31, logits.shape[1])).astype(int)[::2]
+    label = batch["label"][:, side][:, :, side]
+    logits = np.asarray(logits)[:, ::2, ::2]
+    predicted, features = calibration.prediction_features(jnp.moveaxis(logits, -1, 0))
+    valid = label != source.ignore_label
+    right = (np.asarray(predicted) == label)[valid]
+    expected = calibration.fit_by_class(
+        np.asarray(features)[:, valid].T, np.asarray(predicted)[valid], right, 6, 100.0
+    )
+    np.testing.assert_allclose(again.gate["coefficients"], expected, rtol=1e-3, atol=1e-4)
+    assert np.abs(expected).max() > 0.1
+
+
+def test_the_gate_is_judged_on_val(fitted):
+    last = [row for row in rows(fitted) if row["split"] == "val"][-1]
+    assert {"logistic/auroc", "eln/auroc", "pseudo_label/kept"} <= set(last)
+    assert [name for name in last if name.startswith("pseudo_label/kept/")]
+    before = [row for row in rows(fitted) if row["split"] == "val" and row["phase"] == "eln"][-1]
+    assert not [name for name in before if name.startswith(("logistic", "pseudo_label"))]
+
+
+@pytest.mark.parametrize("at_step", [8, 10])
+def test_a_run_that_goes_on_is_bit_identical(fitted, tmp_path, at_step):
+    with pytest.raises(CrashError):
+        train(tmp_path, CrashingDisplay(at_step))
+    train(tmp_path)
+    assert rows(tmp_path) == rows(fitted)
+
+
+def test_other_gates_have_nothing_to_fit():
+    config = tiny_config()
+    assert gate_fitting.unfitted_gate(config) == {}
+    assert not gate_fitting.fit_is_due(config, 0)
+    assert gate_fitting.gate_calibration({}) is None
+    assert gate_fitting.evaluation_gate(tiny_config(**FITTED).method) is None
+
+
+def test_the_oracle_says_so_and_sees_the_same_crops(tmp_path, capsys):
+    changes = {"method__gate": "oracle", "eval__every": "20"}
+    config = tiny_config(**changes)
+    streams = [make_inputs(c).streams["unlabeled"] for c in (config, tiny_config())]
+    own, other = (next(iter(stream)) for stream in streams)
+    np.testing.assert_array_equal(own["image"], other["image"])
+    assert set(own) == {"image", "label"}
+    with Progress() as display:
+        loop.train_and_evaluate(config, configuration.to_json(config), tmp_path, display)
+    assert "THE GATE IS THE ORACLE" in capsys.readouterr().out
+    last = json.loads((tmp_path / "summary.json").read_text())["last"]
+    assert last["pseudo_label/accuracy"] == 1.0
+    assert last["pseudo_label/kept"] == pytest.approx(last["teacher/pixel_accuracy"])
+
+
+def test_the_oracle_needs_masks(monkeypatch):
+    config = tiny_config(method__gate="oracle")
+    unmasked = make_inputs(config).partition.unlabeled[0]
+    source = type(make_inputs(config).train)
+    monkeypatch.setattr(source, "has_label", lambda _, index: index != unmasked)
+    with pytest.raises(UserError, match=r"oracle reads the masks.* 1 have none"):
+        make_inputs(config)
+
+
+def test_one_device_fits_as_four_do():
+    from eln_jax.training import sharding
+
+    config = tiny_config(**FITTED)
+    found = []
+    for count in (1, 4):
+        parts = assembly.build(config, sharding.make_mesh(jax.devices()[:count]))
+        state = parts.programs.initial_state()
+        found.append(gate_fitting.fit_gate(parts, state, {"next_batch": 0})["coefficients"])
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
