@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eln_jax.errors import UserError
+from eln_jax.user_cache import keep_compiled_programs
 
 CONFIG_HELP = """\
 Any field of the configuration can be set on the command line by its dotted name:
@@ -144,6 +145,7 @@ def run(command: Callable[[Sequence[str]], int | None]) -> None:
     be used, 130 after Ctrl-C. One of several processes that fails leaves at once, with 1 if it is
     because another has left.
     """
+    keep_compiled_programs()
     try:
         sys.exit(command(sys.argv[1:]))
     except UserError as error:

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from eln_jax import user_cache
 from eln_jax.errors import UserError, did_you_mean
 
 _URL = "https://raw.githubusercontent.com/{repository}/{commit}/{path}"
@@ -36,7 +37,7 @@ def fetch_protocol(name: str, cache_folder: Path | None = None) -> tuple[Path, P
     Args:
       name: As "ssl_eln/voc/8_labeled_0" (the paper's: 1/8 of VOC, first seed) or
         "unimatch/cityscapes/1_16".
-      cache_folder: Where fetched lists are kept; `default_cache()` if None.
+      cache_folder: Where fetched lists are kept; `user_cache.cache_folder("protocols")` if None.
 
     Returns:
       The list of labelled images and the list of unlabelled ones.
@@ -51,7 +52,7 @@ def fetch_protocol(name: str, cache_folder: Path | None = None) -> tuple[Path, P
             f"there is no published partition {name!r} ({len(protocol_names())} are known, such as "
             f"ssl_eln/voc/8_labeled_0)." + did_you_mean(name, protocol_names())
         )
-    folder = default_cache() if cache_folder is None else cache_folder
+    folder = user_cache.cache_folder("protocols") if cache_folder is None else cache_folder
     labeled, unlabeled = (
         _fetch(
             _URL.format(**found | {"path": found["lists"][rest][part][0]}),
@@ -61,12 +62,6 @@ def fetch_protocol(name: str, cache_folder: Path | None = None) -> tuple[Path, P
         for part in ("labeled", "unlabeled")
     )
     return labeled, unlabeled
-
-
-def default_cache() -> Path:
-    """Returns eln_jax/protocols in the user's cache folder, $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "eln_jax" / "protocols"
 
 
 @cache
