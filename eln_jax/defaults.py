@@ -22,8 +22,8 @@ def default_config() -> Any:
     # Gradient accumulation: parts of a batch that are computed one after another, for less memory;
     # each is a batch of its own to batch norm. Both batch sizes must divide by it.
     config.accumulation = 1
-    # Less memory for more arithmetic: compute batch norm, activations and the like anew for the
-    # backward pass instead of keeping them.
+    # Less memory for more arithmetic: keep for the backward pass what goes into each block of a
+    # network, and compute what is inside anew.
     config.rematerialize = False
     # Steps of the three phases (paper: 70, 50 and 380 "epochs" of 266 steps).
     config.steps = ConfigDict({"supervised": 18_620, "eln": 13_300, "semi_supervised": 101_080})

@@ -30,9 +30,6 @@ from eln_jax.method import gates, losses, simulated, state, views
 Batch = Mapping[str, Mapping[str, jax.Array]]
 Metrics = dict[str, jax.Array]
 
-# What is dear to compute and stays for the backward pass, by the names that the models give it.
-_KEPT = jax.checkpoint_policies.save_only_these_names("convolution", "statistics")
-
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings(gates.GateSettings):
@@ -81,7 +78,6 @@ class StepArguments:
         loss_limit: a step with a loss above it is bad, as one whose loss or gradient is not finite.
         skip_bad_steps: a bad step counts, but changes neither networks nor optimisers.
         accumulation: parts of a batch whose gradients are taken one after another.
-        rematerialize: keep for the backward pass what convolutions give, and compute the rest anew.
     """
 
     networks: Any
@@ -93,7 +89,6 @@ class StepArguments:
     loss_limit: float = float("inf")
     skip_bad_steps: bool = False
     accumulation: int = 1
-    rematerialize: bool = False
 
 
 def supervised_step(
@@ -518,10 +513,7 @@ def _gradients(phase, old, trained, batch, key, args):
     Each part is a batch of its own to batch norm and losses; gradients and scalars are the parts'
     means, the running statistics move once a part.
     """
-    loss = partial(phase, args=args)
-    if args.rematerialize:
-        loss = jax.checkpoint(loss, policy=_KEPT)
-    differentiate = jax.value_and_grad(loss, has_aux=True)
+    differentiate = jax.value_and_grad(partial(phase, args=args), has_aux=True)
     before = {**old.batch_stats, "teacher": old.teacher["batch_stats"]}
 
     def one(batch_stats, part, key):

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 
 from eln_jax.models import cpu_forms, windows
 from eln_jax.models.windows import Window
@@ -33,14 +32,8 @@ def convolve(
         depthwise: every channel has a kernel of its own.
 
     Returns:
-        [batch, rows, columns, features] in the type of `x`, named "convolution" for
-        rematerialisation.
+        [batch, rows, columns, features] in the type of `x`.
     """
-    y = _convolve(x, kernel, stride, dilation, padding, depthwise)
-    return checkpoint_name(y, "convolution")
-
-
-def _convolve(x, kernel, stride, dilation, padding, depthwise) -> jax.Array:
     if not cpu_forms.use_cpu_form(x):
         margin = dilation * (kernel.shape[0] - 1) // 2
         edges = "SAME" if padding == "SAME" else ((margin, margin),) * 2

@@ -13,6 +13,7 @@ from eln_jax.models.layers import (
     Dropout,
     Features,
     Groups,
+    call,
     fan_in_normal,
     fan_in_uniform,
     resize_bilinear_centred,
@@ -155,6 +156,7 @@ class Decoder(nn.Module):
         embedding_size: channels of the embeddings.
         rates: dilation of ASPP's branches.
         dropout: rates after ASPP, first and second 3x3 convolution.
+        rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic; predictions are float32.
         param_dtype: of the weights.
     """
@@ -165,6 +167,7 @@ class Decoder(nn.Module):
     embedding_size: int = 128
     rates: tuple[int, ...] = (6, 12, 18)
     dropout: tuple[float, float, float] = (0.1, 0.5, 0.1)
+    rematerialize: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -189,15 +192,17 @@ class Decoder(nn.Module):
             Logits and embeddings at stride 4.
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        mode = {"train": train, "dropout": dropout, "groups": groups}
-        x = Aspp(self.width, self.rates, self.dropout[0], name="aspp", **types)(
-            features.high, **mode
-        )
+        again = self.rematerialize and train
+        mode = {"train": train, "dropout": dropout, "groups": groups, "rematerialize": again}
+        aspp = Aspp(self.width, self.rates, self.dropout[0], name="aspp", **types)
+        x = call(aspp, features.high, **mode)
         fusion = Fusion(self.width, self.low_width, self.dropout[1:], name="fusion", **types)
-        x = fusion(x, features.low, **mode)
+        x = call(fusion, x, features.low, **mode)
+        seg_head = Head(self.width, self.num_classes, name="seg_head", **types)
+        proj_head = Head(self.width, self.embedding_size, name="proj_head", **types)
         return Prediction(
-            logits=Head(self.width, self.num_classes, name="seg_head", **types)(x),
-            embeddings=Head(self.width, self.embedding_size, name="proj_head", **types)(x),
+            logits=call(seg_head, x, rematerialize=again),
+            embeddings=call(proj_head, x, rematerialize=again),
         )
 
 
@@ -214,6 +219,7 @@ class PlainDecoder(nn.Module):
     embedding_size: int = 128
     rates: tuple[int, ...] = (6, 12, 18)
     dropout: tuple[float, float, float] = (0.1, 0.5, 0.1)
+    rematerialize: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -234,15 +240,18 @@ class PlainDecoder(nn.Module):
             return nn.relu(BatchNorm(name=name, **types)(y, train=train, groups=groups))
 
         aspp = Aspp(self.width, self.rates, self.dropout[0], pool_norm=True, name="aspp", **types)
-        x = aspp(features.high, train=train, dropout=dropout, groups=groups)
+        again = self.rematerialize and train
+        mode = {"train": train, "dropout": dropout, "groups": groups, "rematerialize": again}
+        x = call(aspp, features.high, **mode)
         low = norm_relu(conv(self.low_width, name="low_conv")(features.low), "low_bn")
         x = jnp.concatenate([low, resize_bilinear_centred(x, low.shape[1:3])], -1)
         x = norm_relu(conv(self.width, 3, name="conv")(x), "bn")
         x = Dropout(self.dropout[1])(x, active=dropout)
         logits = conv(self.num_classes, use_bias=True, name="classes")(x)
+        proj_head = Head(self.width, self.embedding_size, name="proj_head", **types)
         return Prediction(
             logits=logits.astype(jnp.float32),
-            embeddings=Head(self.width, self.embedding_size, name="proj_head", **types)(x),
+            embeddings=call(proj_head, x, rematerialize=again),
         )
 
 

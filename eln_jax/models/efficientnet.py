@@ -18,6 +18,7 @@ from eln_jax.models.layers import (
     Conv,
     Features,
     Groups,
+    call,
     fan_in_normal,
     fan_out_normal,
 )
@@ -124,6 +125,7 @@ class EfficientNetLite(nn.Module):
         stages: from `lite_stages`.
         output_stride: 16 or 8.
         dilated: strides given up become dilation.
+        rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic.
         param_dtype: of the weights.
     """
@@ -131,6 +133,7 @@ class EfficientNetLite(nn.Module):
     stages: tuple[Stage, ...]
     output_stride: int = 16
     dilated: bool = True
+    rematerialize: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -158,6 +161,7 @@ class EfficientNetLite(nn.Module):
         )
         x = nn.relu6(_norm(stem(image), name="stem_bn", train=train, groups=groups, **types))
         outputs = []
+        again = self.rematerialize and train
         stride, dilation = 2, 1
         for i, stage in enumerate(self.stages, start=1):
             for j in range(stage.blocks):
@@ -178,6 +182,6 @@ class EfficientNetLite(nn.Module):
                     name=f"stage{i}_{j}",
                     **types,
                 )
-                x = block(x, train=train, groups=groups)
+                x = call(block, x, rematerialize=again, train=train, groups=groups)
             outputs.append(x)
         return Features(high=outputs[-1], low=outputs[LOW_STAGE - 1])

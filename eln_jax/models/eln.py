@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import lax
 
 from eln_jax.models.deeplab import Aspp, Fusion, Head
-from eln_jax.models.layers import Groups, resize_bilinear
+from eln_jax.models.layers import Groups, call, resize_bilinear
 
 
 class ErrorLocalizationNetwork(nn.Module):
@@ -21,6 +21,7 @@ class ErrorLocalizationNetwork(nn.Module):
         low_width: channels that the low features are reduced to.
         rates: dilation of ASPP's branches.
         dropout: rates after ASPP, first and second 3x3 convolution.
+        rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic; the result is float32.
         param_dtype: of the weights.
     """
@@ -30,6 +31,7 @@ class ErrorLocalizationNetwork(nn.Module):
     low_width: int = 48
     rates: tuple[int, ...] = (6, 12, 18)
     dropout: tuple[float, float, float] = (0.5, 0.5, 0.1)
+    rematerialize: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -56,14 +58,15 @@ class ErrorLocalizationNetwork(nn.Module):
             float32 [batch, height/4, width/4].
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        mode = {"train": train, "dropout": dropout, "groups": groups}
+        again = self.rematerialize and train
+        mode = {"train": train, "dropout": dropout, "groups": groups, "rematerialize": again}
         features = self.encoder(eln_input(image, logits), train=train, groups=groups)
-        x = Aspp(self.width, self.rates, self.dropout[0], name="aspp", **types)(
-            features.high, **mode
-        )
+        aspp = Aspp(self.width, self.rates, self.dropout[0], name="aspp", **types)
+        x = call(aspp, features.high, **mode)
         fusion = Fusion(self.width, self.low_width, self.dropout[1:], name="fusion", **types)
-        x = fusion(x, features.low, **mode)
-        return Head(self.width, 1, name="head", **types)(x)[..., 0]
+        x = call(fusion, x, features.low, **mode)
+        head = Head(self.width, 1, name="head", **types)
+        return call(head, x, rematerialize=again)[..., 0]
 
 
 def eln_input(image: jax.Array, logits: jax.Array) -> jax.Array:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 
 from eln_jax.models import cpu_forms
 from eln_jax.models.convolution import convolve
@@ -34,6 +33,26 @@ class Features(NamedTuple):
 
     high: jax.Array
     low: jax.Array
+
+
+def call(module: nn.Module, *inputs: Any, rematerialize: bool = False, **mode: Any) -> Any:
+    """Calls a module.
+
+    Args:
+        module: to be called.
+        inputs: arrays.
+        rematerialize: keep nothing but the inputs for the backward pass, which computes the rest
+            anew: less memory for the time of another forward pass.
+        mode: arguments that are no arrays.
+
+    Returns:
+        What the module returns.
+    """
+
+    def run(module, *inputs):
+        return module(*inputs, **mode)
+
+    return (nn.remat(run) if rematerialize else run)(module, *inputs)
 
 
 class Conv(nn.Module):
@@ -166,7 +185,6 @@ class BatchNorm(nn.Module):
         if sum(sizes) != x.shape[0] or min(sizes) < 1:
             raise ValueError(f"groups {groups} do not add up to a batch of {x.shape[0]}")
         means, variances, counts = _group_statistics(x.astype(jnp.float32), sizes)
-        means, variances = (checkpoint_name(x, "statistics") for x in (means, variances))
         if not self.is_initializing():
             for i, (count, (_, recorded)) in enumerate(zip(counts, parts, strict=True)):
                 if not recorded:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from eln_jax.models.convolution import max_pool
-from eln_jax.models.layers import BatchNorm, Conv, Features, Groups, fan_out_normal
+from eln_jax.models.layers import BatchNorm, Conv, Features, Groups, call, fan_out_normal
 
 MULTI_GRID = (1, 2, 4)  # dilation of the last stage's blocks, relative to the stage's
 _STAGES = {  # output stride -> stride and dilation of the four stages
@@ -75,6 +75,7 @@ class ResNet(nn.Module):
         multi_grid: the last stage's blocks differ in dilation; else a stage's first block keeps
             that of the stage before, as torchvision has it.
         stem_size: side of the first kernel: 7.
+        rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic.
         param_dtype: of the weights.
     """
@@ -86,6 +87,7 @@ class ResNet(nn.Module):
     dilated: bool = True
     multi_grid: bool = True
     stem_size: int = 7
+    rematerialize: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -109,6 +111,7 @@ class ResNet(nn.Module):
         x = max_pool(nn.relu(x))
         strides, dilations = _STAGES[self.output_stride]
         outputs = []
+        again = self.rematerialize and train
         for i, blocks in enumerate(self.stage_sizes):
             for j in range(blocks):
                 dilation = dilations[i] * (MULTI_GRID[j] if i == 3 and self.multi_grid else 1)
@@ -122,6 +125,6 @@ class ResNet(nn.Module):
                     name=f"layer{i + 1}_{j}",
                     **types,
                 )
-                x = block(x, train=train, groups=groups)
+                x = call(block, x, rematerialize=again, train=train, groups=groups)
             outputs.append(x)
         return Features(high=outputs[-1], low=outputs[0])

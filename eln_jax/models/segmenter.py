@@ -97,6 +97,7 @@ def build_networks(
     eln_encoder: str = "resnet34",
     eln_width: int = 256,
     eln_dropout: tuple[float, float, float] = (0.5, 0.5, 0.1),
+    rematerialize: bool = False,
     dtype: Any = jnp.float32,
     param_dtype: Any = jnp.float32,
 ) -> Networks:
@@ -114,13 +115,14 @@ def build_networks(
         eln_encoder: name in `ENCODERS`.
         eln_width: channels of the ELN's ASPP, decoder and head.
         eln_dropout: as `dropout`, in the ELN.
+        rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic.
         param_dtype: of the weights.
 
     Returns:
         The modules.
     """
-    types = {"dtype": dtype, "param_dtype": param_dtype}
+    types = {"rematerialize": rematerialize, "dtype": dtype, "param_dtype": param_dtype}
     rates = _RATES[output_stride]
     decoder = DECODERS[architecture](
         num_classes, width, low_width, embedding_size, rates, dropout, **types

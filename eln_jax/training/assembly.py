@@ -87,7 +87,7 @@ def check_batches(config: Any, mesh: Mesh) -> None:
         UserError: naming the field and the nearest sizes that fit.
     """
     for name in ("batch_size_labeled", "batch_size_unlabeled"):
-        sharding.check_batch_size(name, config[name], mesh)
+        sharding.check_batch_size(name, config[name], mesh, config.accumulation)
 
 
 def _sqrt_weights(share: np.ndarray) -> tuple[float, ...]:

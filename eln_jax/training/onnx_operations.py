@@ -50,7 +50,6 @@ _ONE_TO_ONE = {
     "gt": "Greater",
     "lt": "Less",
     "and": "And",
-    "name": "Identity",
     "reshard": "Identity",
     "stop_gradient": "Identity",
 }

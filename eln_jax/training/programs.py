@@ -149,7 +149,6 @@ def _state_and_step_arguments(config, networks, class_weights):
         loss_limit=config.divergence.loss_limit or float("inf"),
         skip_bad_steps=config.divergence.max_skipped_steps > 0,
         accumulation=config.accumulation,
-        rematerialize=config.rematerialize,
     )
     return make_state, args
 

@@ -109,18 +109,19 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
-def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Refuses a batch that does not divide over the devices.
+def check_batch_size(name: str, batch_size: int, mesh: Mesh, accumulation: int = 1) -> None:
+    """Refuses a batch whose parts, taken one after another, do not divide over the devices.
 
     Raises:
         UserError: naming the field and the nearest sizes that fit.
     """
-    devices = mesh.size
-    if batch_size % devices:
-        smaller, larger = batch_size // devices * devices, -(-batch_size // devices) * devices
+    unit = mesh.size * accumulation
+    if batch_size % unit:
+        smaller, larger = batch_size // unit * unit, -(-batch_size // unit) * unit
         fitting = " or ".join(str(n) for n in (smaller, larger) if n > 0)
+        parts = f" in {accumulation} parts (accumulation)" if accumulation > 1 else ""
         raise UserError(
-            f"{name}={batch_size} does not divide over {devices} devices; use {fitting}."
+            f"{name}={batch_size} does not divide over {mesh.size} devices{parts}; use {fitting}."
         )
 
 

@@ -371,6 +371,40 @@ def step_taken(old, new):
     return jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), old, new)
 
 
+# What all phases share.
+
+
+@pytest.mark.parametrize(
+    "step", [steps.supervised_step, steps.eln_step, steps.semi_supervised_step]
+)
+def test_gradients_of_a_batch_in_parts_are_the_mean_of_the_parts_gradients(step):
+    case = Case()
+    case.batch["unlabeled"] = {k: v[:2] for k, v in case.batch["unlabeled"].items()}
+    case.args = dataclasses.replace(case.args, accumulation=2)
+    new, metrics = case.run(step)
+    # Twice the plain step, each on half of the batch, from the same parameters; the running
+    # statistics of the first half are where the second begins.
+    found, stats = [], case.old.batch_stats
+    for i in range(2):
+        half = Case()
+        half.batch = jax.tree.map(lambda x, i=i: x[i : i + 1], case.batch)
+        half.old = half.old.replace(batch_stats=stats)
+        found.append(half.run(step))
+        stats = found[-1][0].batch_stats
+    (first, first_metrics), (second, second_metrics) = found
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, first, second)
+    assert not is_same(first.params["student"], second.params["student"])
+    assert_close(new.params, mean.params)
+    assert_close(new.batch_stats, second.batch_stats)
+    assert_close(new.teacher["params"], mean.teacher["params"])
+    assert_close(new.teacher["batch_stats"], second.teacher["batch_stats"])
+    assert new.step == case.old.step + 1
+    of_means = {k for k in metrics if "norm" not in k and k != "bad_step"}
+    for name in of_means:
+        expected = (first_metrics[name] + second_metrics[name]) / 2
+        np.testing.assert_allclose(metrics[name], expected, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
 # Phase 1.
 
 

@@ -169,3 +169,45 @@ def test_student_and_eln_export_with_symbolic_sizes(variables):
     image = images(2, (48, 37))
     for value, expected in zip(jax.jit(program.call)(image), jax.jit(judge)(image), strict=True):
         np.testing.assert_allclose(value, expected, atol=1e-4 * abs(expected).max())
+
+
+def squares(student, variables, image):
+    """A loss of parameters that has all of a training's modes, and the moved statistics."""
+    mode = {"train": True, "dropout": True, "groups": (1, 2), "mutable": ["batch_stats"]}
+
+    def loss(params):
+        rngs = {"dropout": jax.random.key(1)}
+        prediction, moved = student.apply({**variables, "params": params}, image, **mode, rngs=rngs)
+        return (prediction.logits**2).mean() + (prediction.embeddings**2).mean(), moved
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [("official", "resnet_tiny"), ("torchvision", "efficientnet_lite0")],
+)
+def test_rematerialised_networks_keep_less_for_the_backward_pass(architecture, encoder):
+    image = images(3, (128, 129))
+
+    def kept(rematerialize):
+        names = {"encoder": encoder, "architecture": architecture}
+        student = build_networks(**TINY | names, rematerialize=rematerialize).student
+        variables = jax.eval_shape(student.init, jax.random.key(0), image)
+
+        def backward(variables):
+            return jax.vjp(squares(student, variables, image), variables["params"], has_aux=True)[1]
+
+        return sum(x.size for x in jax.tree.leaves(jax.eval_shape(backward, variables)))
+
+    assert kept(True) < 0.6 * kept(False)
+
+
+def test_rematerialised_networks_have_the_same_gradients(variables):
+    found = []
+    for again in (False, True):
+        student = build_networks(**TINY, rematerialize=again).student
+        loss = squares(student, of(variables, "student"), images(3))
+        params = variables["params"]["student"]
+        found.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(params))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), *found)

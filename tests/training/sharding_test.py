@@ -100,3 +100,5 @@ def test_a_batch_that_does_not_divide_names_the_sizes_that_do():
         sharding.check_batch_size("batch_size_labeled", 6, sharding.make_mesh())
     with pytest.raises(UserError, match=r"use 4\.$"):
         sharding.check_batch_size("batch_size_labeled", 2, sharding.make_mesh())
+    with pytest.raises(UserError, match=r"4 devices in 2 parts \(accumulation\); use 8 or 16\."):
+        sharding.check_batch_size("batch_size_labeled", 12, sharding.make_mesh(), 2)
