@@ -20,6 +20,41 @@ CACHE = Path(
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
+import json  # noqa: E402
+
 import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from eln_jax import configuration  # noqa: E402
+from eln_jax.training import assembly  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Blocks and fields of the configuration that no compiled program depends on.
+NOT_COMPILED = ("checkpoint", "compare_supervised", "eval", "log")
+DATA_COMPILED = ("ignore_label", "num_classes")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def programs_made_once():
+    """Runs whose configurations ask for the same programs share them, traced and compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("make_networks", "make_programs", "make_evaluation_networks"):
+            patch.setattr(assembly, name, _once(getattr(assembly, name)))
+        yield
+
+
+def _once(make):
+    made = {}
+
+    def found(config, *rest):
+        fields = json.loads(configuration.to_json(config))
+        fields["data"] = [fields["data"][name] for name in DATA_COMPILED]
+        kept = {name: value for name, value in fields.items() if name not in NOT_COMPILED}
+        others = [value for value in rest if not isinstance(value, tuple) or value]
+        key = json.dumps(kept), *(str(value) for value in others)
+        if key not in made:
+            made[key] = make(config, *rest)
+        return made[key]
+
+    return found

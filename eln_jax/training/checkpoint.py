@@ -229,7 +229,7 @@ class Checkpoints:
         gather(None)
 
     def restore(self, like: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
-        """Reads a checkpoint.
+        """Reads a checkpoint; waits for a save under way.
 
         Args:
             like: a state of the same structure, shapes, dtypes and shardings (arrays or
@@ -242,6 +242,7 @@ class Checkpoints:
         Raises:
             UserError: it is of another network, or cannot be read.
         """
+        self.wait()
         step = self.latest_step if step is None else step
         folder = self._directory / str(step)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)

@@ -44,7 +44,7 @@ def golden_step():
         eln_dropout=NO_DROPOUT,
     )
     config = apply_official(default_config())
-    handled = ("class_balance", "student_reset_every", "train_norm")
+    handled = ("class_balance", "gate_fit_every", "student_reset_every", "train_norm")
     settings = steps.MethodSettings(
         num_classes=21,
         ignore_label=255,

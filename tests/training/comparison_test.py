@@ -198,7 +198,7 @@ def played(tmp_path, monkeypatch):
     def play(outcomes, **changes):
         config, runs, ends = tiny_config(**changes), [], iter(outcomes)
 
-        def run(config, config_json, workdir, _):
+        def run(config, config_json, workdir, _display, _resume=None):
             steps = config.steps.to_dict()
             assert json.loads(config_json)["steps"] == steps
             runs.append((workdir, [steps[n] for n in ("supervised", "eln", "semi_supervised")]))

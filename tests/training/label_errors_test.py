@@ -18,7 +18,13 @@ from eln_jax.training.label_errors import measure_confusion, with_label_errors
 from tests.tiny import tiny_config
 
 CLASSES, IMAGES = 6, 10
-RUNNING, STOPPED = SimpleNamespace(requested=False), SimpleNamespace(requested=True)
+
+
+def asked_to_stop(requested):
+    return SimpleNamespace(requested=requested, agree=lambda: None)
+
+
+RUNNING, STOPPED = asked_to_stop(False), asked_to_stop(True)
 
 
 class Flat:
@@ -68,7 +74,7 @@ def make_parts(**changes):
     )
     return SimpleNamespace(
         config=config,
-        mesh=sharding.make_mesh(),
+        programs=SimpleNamespace(mesh=sharding.make_mesh()),
         data=data,
         evaluation=SimpleNamespace(network=network),
     )
