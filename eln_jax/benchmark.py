@@ -18,7 +18,8 @@ Measures how fast a configuration runs on this machine and prints the figures as
   --what=step     seconds a training step in each phase, images a second, arithmetic and how much
                   of what the device can do it is, memory of device and host; on images of noise,
                   so no data set is needed
-  --what=compile  seconds that the steps take to compile, anew and from the cache
+  --what=compile  seconds that the steps take to compile, anew and from the cache; with
+                  --topology whether they fit on a TPU slice, which need not be there
   --what=eval     images a second of evaluation, without and with the ELN
   --what=data     the input pipeline: milliseconds an image for each of its parts on one thread
                   (read, decode, augment, batch, transfer); images a second of each stream as
@@ -36,6 +37,8 @@ examples:
   python -m eln_jax.benchmark --what=step --config=configs/quickstart.py
   python -m eln_jax.benchmark --what=step --phase=semi_supervised --config=configs/voc.py \\
       --config.dtype=bfloat16 --profile=profile --json=step.json
+  python -m eln_jax.benchmark --what=compile --topology=v5e:2x2 --phase=semi_supervised \\
+      --config=configs/voc.py --config.batch_size_labeled=8 --config.batch_size_unlabeled=8
   python -m eln_jax.benchmark --what=data --config=configs/quickstart.py --train_steps=5
   python -m eln_jax.benchmark --what=data --config=configs/voc.py --config.data.root=VOC \\
       --config.data.workers=2 --json=data.json
@@ -80,6 +83,12 @@ def main(argv: Sequence[str]) -> int:
         help="steps of the third phase that --what=data times with data and without; "
         f"0: none (default {STEPS}, but 0 where there is only a CPU, which may take minutes)",
     )
+    parser.add_argument(
+        "--topology",
+        metavar="NAME",
+        help="compile for this TPU slice, as v5e:2x2 or v4:2x2x1, instead of this machine; "
+        "needs the extra tpu, but no TPU",
+    )
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     flags = parser.parse_args(rest)
     _check(flags)
@@ -102,6 +111,8 @@ def _check(flags: argparse.Namespace) -> None:
         raise UserError(f"--seconds={flags.seconds} must be more than 0, and 3600 at most.")
     if flags.train_steps is not None and flags.train_steps < 0:
         raise UserError(f"--train_steps={flags.train_steps} must be 0 or more.")
+    if flags.topology and flags.what != "compile":
+        raise UserError(f"--topology goes with --what=compile alone, not with {flags.what}.")
     if flags.steps < 1:
         raise UserError(f"--steps={flags.steps} must be 1 or more.")
     if flags.json and not flags.json.absolute().parent.is_dir():
@@ -121,7 +132,8 @@ def _measure(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
     with config.unlocked():  # weights change no time, and need not be there
         config.model.pretrained = config.model.eln_pretrained = ""
     mesh = sharding.make_mesh()
-    assembly.check_batches(config, mesh)
+    if not flags.topology:
+        assembly.check_batches(config, mesh)
     report = {
         "what": flags.what,
         "config": flags.config,
@@ -133,6 +145,12 @@ def _measure(flags: argparse.Namespace, config: Any) -> dict[str, Any]:
         "crop_size": list(config.crop_size),
         "batch_size": [config.batch_size_labeled, config.batch_size_unlabeled],
     }
+    if flags.topology:
+        from eln_jax.benchmarks import topology
+
+        del report["processor"]
+        report |= topology.compile_for(flags.topology, config, phases, _say)
+        return report
     if "data" in subjects:
         report |= _measure_data(flags, config)
     if subjects == ("data",):

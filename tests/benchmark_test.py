@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from eln_jax import benchmark, configuration
-from eln_jax.benchmarks import data
+from eln_jax.benchmarks import data, topology
 from eln_jax.benchmarks import figures as figures_module
 from eln_jax.errors import UserError
 from tests.tiny import QUICKSTART, tiny_overrides
@@ -194,3 +194,38 @@ def test_the_share_of_a_devices_peak_is_told_where_it_is_known():
     assert figures_module.peak_flops("NVIDIA H100 PCIe", "bfloat16") == 756e12
     assert figures_module.peak_flops("NVIDIA H100 80GB HBM3", "float32") is None
     assert figures_module.peak_flops("cpu", "bfloat16") is None
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ("JAX TPU support not installed; cannot", "pip install 'eln_jax\\[tpu\\]'"),
+        ("Unknown topology v9\nat line 7", "--topology=v9: Unknown topology v9; give one such as"),
+    ],
+)
+def test_a_slice_that_cannot_be_compiled_for_is_a_sentence(monkeypatch, told, sentence):
+    def refuse(*_):
+        raise RuntimeError(told)
+
+    monkeypatch.setattr(topology.topologies, "get_topology_desc", refuse)
+    with pytest.raises(UserError, match=sentence):
+        benchmark.main(["--what=compile", "--topology=v9", f"--config={QUICKSTART}"])
+
+
+def test_a_slice_goes_with_compilation_alone():
+    with pytest.raises(UserError, match="--topology goes with --what=compile alone, not with step"):
+        benchmark.main(["--topology=v5e:2x2", f"--config={QUICKSTART}"])
+
+
+@pytest.mark.slow
+def test_the_steps_compile_for_a_tpu_slice_that_is_not_there(capsys):
+    pytest.importorskip("libtpu", reason="needs the extra tpu")
+    fields = [f"--config.{name}={value}" for name, value in tiny_overrides()]
+    flags = ["--what=compile", "--topology=v5e:2x2", f"--config={QUICKSTART}", *fields]
+    assert benchmark.main(flags) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["devices"] == ["TPU v5 lite"] * 4
+    found = [figures[phase] for phase in benchmark.PHASES]
+    assert all(one["fits"] for one in found)
+    memory = [one["memory_gib"]["temporary"] for one in found]
+    assert 0 < memory[0] < memory[1] < memory[2] < 1

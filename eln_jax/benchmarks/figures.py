@@ -28,6 +28,11 @@ def spread(values: Sequence[float]) -> Spread:
     return {"min": round(min(values), 4), "median": round(statistics.median(values), 4)}
 
 
+def gib(size: float) -> float:
+    """Returns bytes in GiB, rounded for reading."""
+    return round(size / 2**30, 3)
+
+
 def peak_flops(device_kind: str, dtype: str) -> float | None:
     """Returns a device's floating-point operations a second in bfloat16; None if not known.
 

@@ -8,14 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from eln_jax.benchmarks.figures import peak_flops, spread
+from eln_jax.benchmarks.figures import gib, peak_flops, spread
 from eln_jax.data.simulated_errors.simulation import thin_out
 from eln_jax.training import sharding
 from eln_jax.training.inputs import make_simulation
 from eln_jax.training.memory import give_back, peak_memory_bytes
 from eln_jax.training.programs import Programs
-
-_GIB = 2**30
 
 
 def measure_steps(
@@ -97,11 +95,11 @@ def _figures(step, times, images, dtype, devices) -> dict[str, Any]:
         "flops_per_second": rate,
         "utilisation": None if rate is None or peak is None else rate / (peak * len(devices)),
         "program_memory_gib": {
-            "arguments": _gib(memory.argument_size_in_bytes),
-            "temporary": _gib(memory.temp_size_in_bytes),
+            "arguments": gib(memory.argument_size_in_bytes),
+            "temporary": gib(memory.temp_size_in_bytes),
         },
-        "peak_device_memory_gib": _gib(max(used)) if used else None,
-        "peak_host_memory_gib": _gib(peak_memory_bytes()),
+        "peak_device_memory_gib": gib(max(used)) if used else None,
+        "peak_host_memory_gib": gib(peak_memory_bytes()),
     }
 
 
@@ -127,7 +125,3 @@ def random_batch(config: Any) -> dict[str, dict[str, np.ndarray]]:
         thin = [thin_out(one, simulation.stride) for one in label]
         batch["labeled"]["simulated"] = np.stack(thin)
     return batch
-
-
-def _gib(size: float) -> float:
-    return round(size / _GIB, 3)

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eln_jax import target
 from eln_jax.method import gates, losses, simulated, state, views
 
 Batch = Mapping[str, Mapping[str, jax.Array]]
@@ -541,7 +542,7 @@ def _gradients(phase, old, trained, batch, key, args):
     shapes = jax.eval_shape(lambda: one(before, first, key)[1])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     # XLA runs the body of a loop many times slower on a CPU.
-    unroll = count if jax.default_backend() == "cpu" else 1
+    unroll = count if target.platform() == "cpu" else 1
     (sums, batch_stats), _ = jax.lax.scan(
         add, (zeros, before), (jnp.arange(count), parts), unroll=unroll
     )

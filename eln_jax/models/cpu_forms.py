@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from eln_jax import target
+
 
 def use_cpu_form(x: jax.Array) -> bool:
     """Whether the program is traced for a CPU and the map's shape is known."""
-    return jax.default_backend() == "cpu" and all(isinstance(n, int) for n in x.shape)
+    return target.platform() == "cpu" and all(isinstance(n, int) for n in x.shape)
 
 
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
