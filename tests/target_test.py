@@ -1,5 +1,7 @@
 """Programs are traced in the forms of the device that they are for."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +11,7 @@ from eln_jax.models.convolution import convolve
 
 def operations(x, kernel):
     """Names of those in a convolution's program, traced anew."""
-    program = jax.make_jaxpr(lambda x, kernel: convolve(x, kernel))(x, kernel)
+    program = jax.make_jaxpr(partial(convolve))(x, kernel)
     return {equation.primitive.name for equation in program.eqns}
 
 
