@@ -103,7 +103,7 @@ def test_without_an_accelerator_no_step_is_timed_unless_asked(monkeypatch):
     monkeypatch.setattr(data, "measure_data", lambda *_: {})
     config = configuration.load(QUICKSTART, tiny_overrides())
     flags = argparse.Namespace(what="data", config="c.py", seconds=1.0, train_steps=None)
-    flags.phase = None
+    flags.phase = flags.topology = None
     assert "training" not in benchmark._measure(flags, config)
 
 

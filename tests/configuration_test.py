@@ -15,8 +15,8 @@ QUICKSTART = str(CONFIGS / "quickstart.py")
 
 @pytest.mark.parametrize(
     "name",
-    ["quickstart", "quickstart:short", "camvid", "folder", "voc", "voc:official", "cityscapes",
-     "cityscapes:official"],
+    ["quickstart", "quickstart:short", "camvid", "folder", "voc", "voc:official", "voc:8gb",
+     "voc:80gb", "cityscapes", "cityscapes:official"],
 )  # fmt: skip
 def test_every_config_passes_its_own_check(name):
     file, _, variant = name.partition(":")

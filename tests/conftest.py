@@ -51,6 +51,8 @@ def _once(make):
         fields = json.loads(configuration.to_json(config))
         fields["data"] = [fields["data"][name] for name in DATA_COMPILED]
         kept = {name: value for name, value in fields.items() if name not in NOT_COMPILED}
+        if fields["optim"]["schedule"] == "constant":
+            del kept["steps"]
         others = [value for value in rest if not isinstance(value, tuple) or value]
         key = json.dumps(kept), *(str(value) for value in others)
         if key not in made:

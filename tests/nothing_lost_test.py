@@ -31,6 +31,7 @@ def start(workdir, **changes):
             "steps__semi_supervised": "8",
             "checkpoint__every": "2",
             "eval__every": "4",
+            "optim__schedule": "poly",
         }
         | changes
     )

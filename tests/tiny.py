@@ -21,6 +21,8 @@ FIELDS = {
     # SGD: Adam turns rounding into steps of full size where a gradient is almost zero.
     "optim.name": "sgd",
     "optim.learning_rate": "0.01",
+    # Another number of steps is no other program to compile.
+    "optim.schedule": "constant",
     "data.labeled_count": "4",
     "data.synthetic.train_size": "12",
     "data.synthetic.val_size": "4",
