@@ -161,6 +161,7 @@ def test_the_figures_of_a_step(capsys, tmp_path):
     assert list(profile.glob("eln/**/*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_the_arithmetic_of_a_step_grows_with_its_batch(capsys):
     def flops(*flags):
         found = measure(capsys, "step", "--phase=supervised", "--steps=1", *flags)

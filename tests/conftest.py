@@ -35,13 +35,17 @@ NOT_COMPILED = ("checkpoint", "compare_supervised", "eval", "log")
 DATA_COMPILED = ("ignore_label", "num_classes")
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def programs_made_once():
-    """Runs whose configurations ask for the same programs share them, traced and compiled."""
+    """A module's runs whose configurations ask for the same programs share them, compiled.
+
+    They end with it: XLA crashed with the programs of the whole suite in one process.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("make_networks", "make_programs", "make_evaluation_networks"):
             patch.setattr(assembly, name, _once(getattr(assembly, name)))
         yield
+    jax.clear_caches()
 
 
 def _once(make):

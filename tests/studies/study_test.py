@@ -21,7 +21,12 @@ from tests.training.loop_test import rows
 ARMS = {
     "alone": ALONE,
     "none": {"method.gate": "none", "method.eln_in_semi_supervised": False},
-    "calibrated": {"method.gate": "class_calibrated", "method.gate_fit_every": 2},
+    # As in gate_fitting_test, whose programs it shares.
+    "calibrated": {
+        "method.gate": "class_calibrated",
+        "method.gate_threshold": 0.3,
+        "method.gate_fit_every": 2,
+    },
 }
 TRAININGS = 5  # with two trunks
 
@@ -42,7 +47,7 @@ def runs_of(folder):
     return plan.make_runs(plan.load_study(str(folder / "study.py")), ())
 
 
-@pytest.mark.parametrize("arm", ["alone", "calibrated"])
+@pytest.mark.parametrize("arm", [pytest.param("alone", marks=pytest.mark.slow), "calibrated"])
 def test_an_arm_is_the_run_that_it_would_have_been_alone(studied, tmp_path, arm):
     config = by_arm(runs_of(studied))[arm].config
     with Progress() as display:
