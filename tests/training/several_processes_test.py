@@ -18,8 +18,7 @@ from tests.tiny import QUICKSTART, tiny_overrides
 
 TIMINGS = ("images_per_second", "seconds_per_step", "data_wait_share")
 LONG = {"steps__supervised": "6", "steps__eln": "6", "steps__semi_supervised": "8"}
-# Rounding grows with the steps, until a prediction on the edge changes its class and with it the
-# ELN's target: at a fifth of the other tests' rate it stays small for so many.
+# Rounding grows with the steps: at a fifth of the other tests' rate it stays small for so many.
 LONG |= {"optim__learning_rate": "0.002"}
 # A row is a step, and evaluations are few: these tests are about many steps.
 RARELY = {"eval__every": "10", "checkpoint__every": "5"}
@@ -99,7 +98,10 @@ def assert_alike(one, several):
         assert a.keys() == b.keys()
         for name in a:
             if "loss" in name:
-                np.testing.assert_allclose(b[name], a[name], rtol=1e-5, atol=1e-7, err_msg=name)
+                # A prediction on the edge may change its class, and with it the target of the ELN
+                # at that pixel, one of 4096.
+                rtol = 1e-4 if name.startswith("eln_loss") else 1e-5
+                np.testing.assert_allclose(b[name], a[name], rtol=rtol, atol=1e-7, err_msg=name)
     for a, b in zip(rows(one, "val"), rows(several, "val"), strict=True):
         assert a.keys() == b.keys()
         for name in a.keys() - {"phase", "split"}:
