@@ -17,9 +17,11 @@ from eln_jax.training.checkpoint import read_weights
 from tests.tiny import QUICKSTART, tiny_overrides
 
 TIMINGS = ("images_per_second", "seconds_per_step", "data_wait_share")
+RANKINGS = ("auroc", "aupr", "risk_coverage")
 LONG = {"steps__supervised": "6", "steps__eln": "6", "steps__semi_supervised": "8"}
-# Rounding grows with the steps: at a fifth of the other tests' rate it stays small for so many.
-LONG |= {"optim__learning_rate": "0.002"}
+# Rounding grows from step to step, fastest in the ELN: a small rate keeps it small for so many.
+# What the gradients are is seen in their norms.
+LONG |= {"optim__learning_rate": "0.0001"}
 # A row is a step, and evaluations are few: these tests are about many steps.
 RARELY = {"eval__every": "10", "checkpoint__every": "5"}
 PATIENCE = 600  # seconds; a busy machine compiles for long
@@ -98,14 +100,17 @@ def assert_alike(one, several):
         assert a.keys() == b.keys()
         for name in a:
             if "loss" in name:
-                # A prediction on the edge may change its class, and with it the target of the ELN
-                # at that pixel, one of 4096.
-                rtol = 1e-4 if name.startswith("eln_loss") else 1e-5
-                np.testing.assert_allclose(b[name], a[name], rtol=rtol, atol=1e-7, err_msg=name)
+                np.testing.assert_allclose(b[name], a[name], rtol=1e-5, atol=1e-7, err_msg=name)
+            if "grad_norm" in name:
+                np.testing.assert_allclose(b[name], a[name], rtol=1e-4, err_msg=name)
     for a, b in zip(rows(one, "val"), rows(several, "val"), strict=True):
         assert a.keys() == b.keys()
         for name in a.keys() - {"phase", "split"}:
-            np.testing.assert_allclose(b[name], a[name], rtol=1e-5, err_msg=name)
+            # Few pixels are wrong, and rounding changes their places in a ranking.
+            rtol = 1e-3 if name.split("/")[-1].startswith(RANKINGS) else 1e-5
+            assert (a[name] is None) == (b[name] is None)
+            if a[name] is not None:
+                np.testing.assert_allclose(b[name], a[name], rtol=rtol, err_msg=name)
     summaries = [json.loads((w / "summary.json").read_text()) for w in (one, several)]
     assert summaries[0]["labeled"] == summaries[1]["labeled"]
     for name in ("report.html", "curves.png", "last_evaluation/thumbnails.zip"):
