@@ -18,7 +18,7 @@ CACHE = Path(
     os.environ.get("ELN_JAX_TEST_CACHE", Path(tempfile.gettempdir()) / "eln_jax_test_cache")
 )
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import json  # noqa: E402
 

@@ -21,18 +21,18 @@ from tests.training.loop_test import rows
 ARMS = {
     "alone": ALONE,
     "none": {"method.gate": "none", "method.eln_in_semi_supervised": False},
-    # As in gate_fitting_test, whose programs it shares.
-    "calibrated": {
-        "method.gate": "class_calibrated",
-        "method.gate_threshold": 0.3,
-        "method.gate_fit_every": 2,
-    },
 }
-TRAININGS = 5  # with two trunks
+# Its state has more than the trunk's that it begins from.
+CALIBRATED = {
+    "method.gate": "class_calibrated",
+    "method.gate_threshold": 0.3,
+    "method.gate_fit_every": 2,
+}
+TRAININGS = 4  # with two trunks
 
 
-def command(folder):
-    path = write_study(folder, arms=ARMS, seeds=(0,))
+def command(folder, arms=ARMS):
+    path = write_study(folder, arms=arms, seeds=(0,))
     return [f"--config={path}", f"--output={folder / 'out'}"]
 
 
@@ -47,13 +47,16 @@ def runs_of(folder):
     return plan.make_runs(plan.load_study(str(folder / "study.py")), ())
 
 
-@pytest.mark.parametrize("arm", [pytest.param("alone", marks=pytest.mark.slow), "calibrated"])
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["alone", "calibrated"])
 def test_an_arm_is_the_run_that_it_would_have_been_alone(studied, tmp_path, arm):
-    config = by_arm(runs_of(studied))[arm].config
+    shutil.copytree(studied / "out", tmp_path / "out")
+    assert study.main(command(tmp_path, ARMS | {"calibrated": CALIBRATED})) == 0
+    config = by_arm(runs_of(tmp_path))[arm].config
     with Progress() as display:
-        loop.train_and_evaluate(config, configuration.to_json(config), tmp_path, display)
-    own = studied / "out" / "seed_0" / arm
-    found, expected = rows(own), rows(tmp_path)
+        loop.train_and_evaluate(config, configuration.to_json(config), tmp_path / "run", display)
+    own, single = tmp_path / "out" / "seed_0" / arm, tmp_path / "run"
+    found, expected = rows(own), rows(single)
     if arm == "alone":  # the trunk that it shares ended with an evaluation
         shared = [row for row in found if (row["split"], row["step"]) == ("val", 3)]
         assert len(shared) == 1
@@ -64,8 +67,8 @@ def test_an_arm_is_the_run_that_it_would_have_been_alone(studied, tmp_path, arm)
             for name in [name for name in row if "pseudo_label" in name]:
                 del row[name]
     assert found == expected
-    assert (own / "config.json").read_text() == (tmp_path / "config.json").read_text()
-    last = [json.loads((path / "summary.json").read_text())["last"] for path in (own, tmp_path)]
+    assert (own / "config.json").read_text() == (single / "config.json").read_text()
+    last = [json.loads((path / "summary.json").read_text())["last"] for path in (own, single)]
     assert last[0] == last[1]
 
 
@@ -115,7 +118,7 @@ def test_a_stop_is_passed_on_and_shows_what_there_is(studied, tmp_path, monkeypa
     assert study.main(command(tmp_path)) == 130
     assert "the same command goes on" in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert set(found["arms"]) == {"alone", "calibrated"}
+    assert set(found["arms"]) == {"alone"}
 
 
 def test_the_results_are_those_of_the_runs(studied):
@@ -180,7 +183,7 @@ def test_another_configuration_in_the_same_folder_is_refused(studied):
 def test_a_plan_trains_nothing(tmp_path, capsys):
     assert study.main([*command(tmp_path), "--plan"]) == 0
     shown = capsys.readouterr().out
-    words = f"{TRAININGS} trainings; steps in all: 9 supervised, 3 eln, 6 semi_supervised."
+    words = f"{TRAININGS} trainings; steps in all: 9 supervised, 3 eln, 3 semi_supervised."
     assert words in shown
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="whole numbers with commas"):

@@ -73,7 +73,7 @@ def test_the_gate_is_judged_on_val(fitted):
     assert not [name for name in before if name.startswith(("logistic", "pseudo_label"))]
 
 
-@pytest.mark.parametrize("at_step", [8, 10])
+@pytest.mark.parametrize("at_step", [8, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_run_that_goes_on_is_bit_identical(fitted, tmp_path, at_step):
     with pytest.raises(CrashError):
         train(tmp_path, CrashingDisplay(at_step))
@@ -89,16 +89,20 @@ def test_other_gates_have_nothing_to_fit():
     assert gate_fitting.evaluation_gate(tiny_config(**FITTED).method) is None
 
 
-def test_the_oracle_says_so_and_sees_the_same_crops(tmp_path, capsys):
-    changes = {"method__gate": "oracle", "eval__every": "20"}
-    config = tiny_config(**changes)
+def test_the_oracle_sees_the_crops_of_other_gates_and_their_masks():
+    config = tiny_config(method__gate="oracle")
+    assert "THE GATE IS THE ORACLE" in assembly.build(config).description
     streams = [make_inputs(c).streams["unlabeled"] for c in (config, tiny_config())]
     own, other = (next(iter(stream)) for stream in streams)
     np.testing.assert_array_equal(own["image"], other["image"])
     assert set(own) == {"image", "label"}
+
+
+@pytest.mark.slow
+def test_the_oracle_keeps_what_is_right_and_no_more(tmp_path):
+    config = tiny_config(method__gate="oracle", eval__every="20")
     with Progress() as display:
         loop.train_and_evaluate(config, configuration.to_json(config), tmp_path, display)
-    assert "THE GATE IS THE ORACLE" in capsys.readouterr().out
     last = json.loads((tmp_path / "summary.json").read_text())["last"]
     assert last["pseudo_label/accuracy"] == 1.0
     assert last["pseudo_label/kept"] == pytest.approx(last["teacher/pixel_accuracy"])

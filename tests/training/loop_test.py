@@ -112,6 +112,7 @@ def test_a_damaged_image_is_left_out_by_name(tmp_path, monkeypatch, capsys):
         train(tmp_path / "b", **steps, method__gate="none", data__max_unreadable="0")
 
 
+@pytest.mark.slow
 def test_the_eln_learns_from_simulated_errors_that_a_run_that_died_draws_again(
     tmp_path, monkeypatch
 ):

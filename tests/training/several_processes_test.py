@@ -150,6 +150,14 @@ def assert_identical(one, other):
     chex.assert_trees_all_equal(*saved)
 
 
+def test_two_processes_train_the_first_phase_as_one(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for count, workdir in ((1, one), (2, two)):
+        train(count, workdir, steps__eln="0", steps__semi_supervised="0")
+    assert_alike(one, two)
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one(alone, together):
     assert_alike(alone, together)
     assert "step 20" in told(together, 0)

@@ -10,15 +10,18 @@ from eln_jax.training.checkpoint import Checkpoints
 from tests.tiny import tiny_config
 
 
-def run_one_step(num_devices, **changes):
-    """Metrics and new state, on the devices, of a semi-supervised step."""
+def parts_on(num_devices, **changes):
     mesh = sharding.make_mesh(jax.devices()[:num_devices])
     fields = {"gate": "confidence", "gate_threshold": "0.21", "loss_ceilings": "(0.0, 0.0)"}
     config = tiny_config(**{f"method__{name}": value for name, value in fields.items()}, **changes)
-    parts = assembly.build(config, mesh)
+    return assembly.build(config, mesh)
+
+
+def run_one_step(parts):
+    """Metrics and new state, on the devices, of a semi-supervised step."""
     state = parts.programs.initial_state()
     batch = {name: next(iter(stream)) for name, stream in parts.data.streams.items()}
-    batch = sharding.put_batch(batch, mesh)
+    batch = sharding.put_batch(batch, parts.programs.mesh)
     state, metrics = parts.programs.steps["semi_supervised"](state, batch, jax.random.key(0))
     return jax.device_get(metrics), state
 
@@ -29,26 +32,23 @@ def bytes_of_a_device(state):
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    return run_one_step(1)
+    return run_one_step(parts_on(1))
 
 
-@pytest.fixture(scope="module")
-def split_state():
-    return run_one_step(4, shard_state="true")
-
-
-def test_a_step_with_a_split_state_equals_the_step_on_one(on_one_device, split_state):
-    (metrics, state), (metrics_4, state_4) = on_one_device, split_state
+@pytest.mark.slow
+def test_a_step_with_a_split_state_equals_the_step_on_one(on_one_device):
+    split = run_one_step(parts_on(4, shard_state="true"))
+    (metrics, state), (metrics_4, state_4) = on_one_device, split
     for name, value in metrics.items():
         np.testing.assert_allclose(metrics_4[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
     for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(state_4), strict=True):
         np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-5)
+
+
+def test_a_split_state_is_evaluated_and_saved_whole(tmp_path):
+    state = parts_on(4, shard_state="true").programs.initial_state()
     # Nearly all of it lies in arrays that are split; the small ones are everywhere.
-    assert bytes_of_a_device(state_4) < 0.4 * bytes_of_a_device(state)
-
-
-def test_a_split_state_is_evaluated_and_saved_whole(split_state, tmp_path):
-    _, state = split_state
+    assert bytes_of_a_device(state) < 0.4 * sum(x.nbytes for x in jax.tree.leaves(state))
     whole = sharding.local_copy(state.params, sharding.make_mesh())
     for old, new in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole), strict=True):
         assert new.sharding.is_fully_replicated
@@ -86,7 +86,7 @@ def test_which_side_of_an_array_is_split(shape, split_over):
 
 def test_a_step_over_four_devices_equals_the_step_on_one(on_one_device):
     # Of the third phase, which holds the terms of the other two.
-    (metrics, state), (metrics_4, state_4) = on_one_device, run_one_step(4)
+    (metrics, state), (metrics_4, state_4) = on_one_device, run_one_step(parts_on(4))
     assert 0.1 < metrics["valid_ratio"] < 0.9  # the gate rejects some pixels
     assert metrics["aux_learns/0"] == metrics["aux_learns/1"] == 1
     for name, value in metrics.items():
