@@ -16,6 +16,7 @@ from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.logging import Progress
 from eln_jax.training.validation import make_predictor
 from tests.studies.plan_test import ALONE, by_arm, write_study
+from tests.tiny import compiling_once
 from tests.training.loop_test import rows
 
 ARMS = {
@@ -39,7 +40,8 @@ def command(folder, arms=ARMS):
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studied")
-    assert study.main(command(folder)) == 0
+    with compiling_once():
+        assert study.main(command(folder)) == 0
     return folder
 
 

@@ -14,7 +14,7 @@ from eln_jax.training import assembly, gate_fitting, loop
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.inputs import make_inputs
 from eln_jax.training.logging import Progress
-from tests.tiny import tiny_config
+from tests.tiny import compiling_once, tiny_config
 from tests.training.loop_test import CrashError, CrashingDisplay, rows
 
 FITTED = {
@@ -35,7 +35,8 @@ def train(workdir, display=None, **changes):
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("fitted")
-    assert train(workdir).exit_code == 0
+    with compiling_once():
+        assert train(workdir).exit_code == 0
     return workdir
 
 
