@@ -152,8 +152,7 @@ def run(command: Callable[[Sequence[str]], int | None]) -> None:
         print(f"eln_jax: {error}", file=sys.stderr)
         code = 2
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"eln_jax: {where}{error.strerror or error}.", file=sys.stderr)
+        print(f"eln_jax: {sentence_of(error)}.", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("eln_jax: stopped by Ctrl-C.", file=sys.stderr)
@@ -178,6 +177,12 @@ def run(command: Callable[[Sequence[str]], int | None]) -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def sentence_of(error: OSError) -> str:
+    """Which file, and what the system says of it; without a full stop."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
 
 
 def _is_one_of_several() -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eln_jax import command_line, configuration
+from eln_jax.errors import UserError
 
 DESCRIPTION = """\
 Trains a segmentation network from few labelled and many unlabelled images, in three phases:
@@ -69,7 +70,15 @@ def main(argv: Sequence[str]) -> int:
         from eln_jax.training.workdir import Resume
 
         resume = Resume(flags.previous_if_damaged, flags.force_config)
-        return comparison.train_all(config, configuration.to_json(config), flags.workdir, resume)
+        try:
+            return comparison.train_all(
+                config, configuration.to_json(config), flags.workdir, resume
+            )
+        except OSError as error:  # a disk that is full, or a mount that has gone
+            raise UserError(
+                f"{command_line.sentence_of(error)}; once that can be used, the same command goes "
+                "on from the last checkpoint."
+            ) from error
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from eln_jax.training import damage, manifest
 from eln_jax.training.processes import gather, is_first
 
 # Orbax warns at every save without a score; only evaluated steps have one.
-# And it warns that what is opened to be read cannot be written, and shows with a traceback what it
-# raises as well.
+# And it warns that what is opened to be read cannot be written, that a folder which has gone
+# cannot be deleted, and shows with a traceback what it raises as well; so does asyncio, per array.
 _NOT_NEWS = (
     "tracked_metric",
     "read_only=True",
@@ -35,10 +35,13 @@ _NOT_NEWS = (
     "Handler Commit operations",
     "Finalize thread",
     "Waiting for previous save",
+    "for deletion or renaming",
+    "Task exception was never retrieved",
 )
-logging.getLogger("absl").addFilter(
-    lambda record: not any(words in str(record.msg) for words in _NOT_NEWS)
-)
+for _name in ("absl", "asyncio"):
+    logging.getLogger(_name).addFilter(
+        lambda record: not any(words in str(record.msg) for words in _NOT_NEWS)
+    )
 
 REPLACED = "checkpoints_replaced"  # folder in the workdir
 
