@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from eln_jax.errors import UserError
 from eln_jax.method.state import TrainState
 from eln_jax.training import damage, manifest
 from eln_jax.training.processes import gather, is_first
+from eln_jax.training.workdir import CONFIG
 
 # Orbax warns at every save without a score; only evaluated steps have one.
 # And it warns that what is opened to be read cannot be written, that a folder which has gone
@@ -42,6 +44,15 @@ for _name in ("absl", "asyncio"):
     logging.getLogger(_name).addFilter(
         lambda record: not any(words in str(record.msg) for words in _NOT_NEWS)
     )
+
+
+def _hide_late_failures(raised: Any, otherwise: Callable[[Any], Any] = sys.unraisablehook) -> None:
+    """After a failed save arrays still under way fail too, with nobody left to hear of it."""
+    if str(raised.exc_value) != "Event loop is closed":
+        otherwise(raised)
+
+
+sys.unraisablehook = _hide_late_failures
 
 REPLACED = "checkpoints_replaced"  # folder in the workdir
 
@@ -108,6 +119,7 @@ class Checkpoints:
         except (ValueError, KeyError) as error:  # an older one's scores are read as well
             raise UserError(_cannot_be_opened(self._directory, error)) from error
         self._device = self._directory.stat().st_dev
+        self._seen_config = False
 
     @property
     def latest_step(self) -> int | None:
@@ -192,10 +204,14 @@ class Checkpoints:
     def _check_room(self, step: int, state: TrainState) -> None:
         """Looks first: into a folder that is not there orbax would write, to whatever disk it is.
 
-        And an attempt without room takes time for nothing.
+        If it went amid the last save, orbax has made one in its place, which the run's config.json
+        does not lie beside. And an attempt without room takes time for nothing.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         try:
+            if self._seen_config:
+                (self._directory.parent / CONFIG).stat()
+            self._seen_config = (self._directory.parent / CONFIG).exists()
             free = shutil.disk_usage(self._directory).free
             same = self._directory.stat().st_dev == self._device
         except OSError as error:
