@@ -38,7 +38,7 @@ _NOT_NEWS = (
     "Finalize thread",
     "Waiting for previous save",
     "for deletion or renaming",
-    "Task exception was never retrieved",
+    "exception was never retrieved",
 )
 for _name in ("absl", "asyncio"):
     logging.getLogger(_name).addFilter(
