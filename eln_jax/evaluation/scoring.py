@@ -18,7 +18,7 @@ from eln_jax.method.gates import GateSettings
 Gate = Callable[[PixelMaps, np.ndarray], np.ndarray]
 
 # Which score each gate of `eln_jax.method.gates` goes by; the oracle looks at the label map.
-_GATE_SCORES = {
+GATE_SCORES = {
     "none": None,
     "confidence": "max_prob",
     "entropy": "entropy",
@@ -26,6 +26,7 @@ _GATE_SCORES = {
     "eln": "eln",
     "eln_and_confidence": "eln",
     "class_calibrated": "logistic",
+    "context_calibrated": "context",
     "oracle": None,
 }
 
@@ -38,7 +39,7 @@ def make_gate(settings: GateSettings) -> Gate:
     Raises:
         KeyError: there is no such gate.
     """
-    name = _GATE_SCORES[settings.gate]
+    name = GATE_SCORES[settings.gate]
 
     def gate(maps: PixelMaps, label: np.ndarray) -> np.ndarray:
         if settings.gate == "oracle":

@@ -18,7 +18,7 @@ class TrainState(struct.PyTreeNode):
         batch_stats: running statistics of batch norm, in the same tree as `params`.
         teacher: {"params": ..., "batch_stats": ...} of the student's form.
         opt_state: the optimiser's state of each entry of `params`.
-        gate: what a gate has been fitted to (`coefficients` of class_calibrated), else empty.
+        gate: what a gate has been fitted to (`coefficients` of calibrated gates), else empty.
     """
 
     step: jax.Array

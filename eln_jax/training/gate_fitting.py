@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from eln_jax.evaluation.calibrated import Calibration
-from eln_jax.evaluation.scoring import Gate, make_gate
+from eln_jax.evaluation.scoring import GATE_SCORES, Gate, make_gate
 from eln_jax.method import calibration
-from eln_jax.method.gates import GateSettings
+from eln_jax.method.gates import GATES, GateSettings
 from eln_jax.method.state import TrainState
 from eln_jax.method.views import sample_nearest
 from eln_jax.training.sharding import put_batch, replicated
@@ -32,16 +32,18 @@ _MOST_BATCHES = 50
 
 def unfitted_gate(config: Any) -> dict[str, jax.Array]:
     """What the train state holds before the first fit; empty for gates that need none."""
-    if config.method.gate != "class_calibrated":
+    features_of = GATES[config.method.gate].features
+    if features_of is None:
         return {}
     classes = config.data.num_classes
-    return {"coefficients": jnp.zeros((classes, calibration.num_features(classes)))}
+    _, features = jax.eval_shape(features_of, jax.ShapeDtypeStruct((classes, 1, 1, 1), jnp.float32))
+    return {"coefficients": jnp.zeros((classes, features.shape[0]))}
 
 
 def fit_is_due(config: Any, steps: int) -> bool:
     """Whether the gate is fitted before the third phase's step number `steps`, from 0."""
     method = config.method
-    return method.gate == "class_calibrated" and steps % method.gate_fit_every == 0
+    return GATES[method.gate].features is not None and steps % method.gate_fit_every == 0
 
 
 def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,14 +60,15 @@ def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> 
     """
     config, mesh = parts.config, parts.programs.mesh
     void = config.data.ignore_label
+    features_of = GATES[config.method.gate].features
+    assert features_of is not None
 
     def look(variables, image, label):
         logits, _ = parts.evaluation.network({"network": variables}, image)
         label = sample_nearest(label, (logits.shape[1], logits.shape[2]))
         thin = np.s_[:, ::_EVERY_NTH, ::_EVERY_NTH]
-        logits, label = logits[thin], label[thin]
-        predicted, features = calibration.prediction_features(jnp.moveaxis(logits, -1, 0))
-        return predicted, features, label
+        predicted, features = features_of(jnp.moveaxis(logits, -1, 0))
+        return predicted[thin], features[:, *thin], label[thin]
 
     compiled = jax.jit(look, out_shardings=replicated(mesh))
     once = -(-len(parts.data.partition.labeled) // config.batch_size_labeled)
@@ -99,13 +102,13 @@ def gate_settings(method: Any) -> GateSettings:
     return GateSettings(**{name: method[name] for name in names})
 
 
-def gate_calibration(gate: Mapping[str, Any]) -> Calibration | None:
+def gate_calibration(method: Any, gate: Mapping[str, Any]) -> Calibration | None:
     """What evaluation needs to score pixels as a fitted gate does; None if it is not fitted."""
-    return Calibration(logistic=gate["coefficients"]) if gate else None
+    return Calibration(**{GATE_SCORES[method.gate]: gate["coefficients"]}) if gate else None
 
 
 def evaluation_gate(method: Any, gate: Mapping[str, Any] | None = None) -> Gate | None:
     """The gate for maps at full size; None where it has to be fitted and is not at hand."""
-    if method.gate == "class_calibrated" and not gate:
+    if GATES[method.gate].features is not None and not gate:
         return None
     return make_gate(gate_settings(method))

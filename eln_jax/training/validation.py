@@ -134,7 +134,8 @@ def make_predictor(
     mesh = parts.programs.mesh
     variables = {"network": student_variables(state) if name == "student" else state.teacher}
     if with_eln:
-        calibration = calibration or gate_calibration(local_copy(_fitted(state, name), mesh))
+        fitted = local_copy(_fitted(state, name), mesh)
+        calibration = calibration or gate_calibration(config.method, fitted)
         variables["eln"] = {"params": state.params["eln"], "batch_stats": state.batch_stats["eln"]}
     return Predictor(
         calibration=calibration,

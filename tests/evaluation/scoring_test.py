@@ -190,4 +190,4 @@ def test_wrong_input_is_refused_in_one_sentence():
 
 
 def test_every_gate_is_known_everywhere():
-    assert set(scoring._GATE_SCORES) == set(GATES) == set(CHOICES["method.gate"])
+    assert set(scoring.GATE_SCORES) == set(GATES) == set(CHOICES["method.gate"])

@@ -18,7 +18,7 @@ from tests.tiny import compiling_once, tiny_config
 from tests.training.loop_test import CrashError, CrashingDisplay, rows
 
 FITTED = {
-    "method__gate": "class_calibrated",
+    "method__gate": "context_calibrated",
     "method__gate_threshold": "0.3",
     "method__gate_fit_every": "2",
     "steps__semi_supervised": "5",
@@ -55,23 +55,23 @@ def test_the_coefficients_are_those_of_the_teacher_when_last_fitted(fitted):
     logits, _ = parts.evaluation.network({"network": state.teacher}, jnp.asarray(batch["image"]))
     side = np.round(np.linspace(0, 31, logits.shape[1])).astype(int)[::2]
     label = batch["label"][:, side][:, :, side]
-    logits = np.asarray(logits)[:, ::2, ::2]
-    predicted, features = calibration.prediction_features(jnp.moveaxis(logits, -1, 0))
-    valid = label != source.ignore_label
-    right = (np.asarray(predicted) == label)[valid]
-    expected = calibration.fit_by_class(
-        np.asarray(features)[:, valid].T, np.asarray(predicted)[valid], right, 6, 100.0
+    planes = jnp.moveaxis(logits, -1, 0)
+    predicted, features = (
+        np.asarray(x)[..., ::2, ::2] for x in calibration.context_features(planes)
     )
+    valid = label != source.ignore_label
+    right = (predicted == label)[valid]
+    expected = calibration.fit_by_class(features[:, valid].T, predicted[valid], right, 6, 100.0)
     np.testing.assert_allclose(again.gate["coefficients"], expected, rtol=1e-3, atol=1e-4)
     assert np.abs(expected).max() > 0.1
 
 
 def test_the_gate_is_judged_on_val(fitted):
     last = [row for row in rows(fitted) if row["split"] == "val"][-1]
-    assert {"logistic/auroc", "eln/auroc", "pseudo_label/kept"} <= set(last)
+    assert {"context/auroc", "eln/auroc", "pseudo_label/kept"} <= set(last)
     assert [name for name in last if name.startswith("pseudo_label/kept/")]
     before = [row for row in rows(fitted) if row["split"] == "val" and row["phase"] == "eln"][-1]
-    assert not [name for name in before if name.startswith(("logistic", "pseudo_label"))]
+    assert not [name for name in before if name.startswith(("context", "pseudo_label"))]
 
 
 @pytest.mark.parametrize("at_step", [8, pytest.param(10, marks=pytest.mark.slow)])
@@ -86,7 +86,7 @@ def test_other_gates_have_nothing_to_fit():
     config = tiny_config()
     assert gate_fitting.unfitted_gate(config) == {}
     assert not gate_fitting.fit_is_due(config, 0)
-    assert gate_fitting.gate_calibration({}) is None
+    assert gate_fitting.gate_calibration(config.method, {}) is None
     assert gate_fitting.evaluation_gate(tiny_config(**FITTED).method) is None
 
 
