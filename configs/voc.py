@@ -10,7 +10,8 @@ in docs/method.md. They report 76.6 mIoU with ResNet-101 and a quarter of the la
 ResNet-50 and an eighth.
 
 The variants "8gb" and "80gb" are for devices with so much memory: the same batches in bfloat16, on
-8 GB two labelled and two unlabelled images at a time, with rematerialisation.
+8 GB two labelled and two unlabelled images at a time, with rematerialisation. As compiled for TPUs
+"8gb" still needs 11.7 GiB (docs/performance.md, Memory).
 """
 
 from eln_jax.data.builders import voc
