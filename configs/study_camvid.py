@@ -13,7 +13,7 @@ against the gate of ELN's P(right) > 0.5.
 
 from eln_jax.defaults import check_variant
 
-STEPS = {"supervised": 450, "eln": 150, "semi_supervised": 150}
+STEPS = {"supervised": 450, "eln": 300, "semi_supervised": 150}
 
 # Auxiliary decoders and ELN rest where the gate does not ask it: the student is the same, in less
 # time.
@@ -48,6 +48,8 @@ ELNS = {
     "simulated_no_ceilings": {"method.simulated_weight": 1.0, "method.loss_ceilings": (0.0, 0.0)},
     "wider": {"model.eln_width": 128},
     "no_pretraining": {"model.eln_pretrained": ""},
+    "probabilities": {"model.eln_input": "image_and_probabilities"},
+    "no_image": {"model.eln_input": "logits"},
 }
 
 OFFICIAL = {

@@ -10,8 +10,8 @@ in docs/method.md. They report 76.6 mIoU with ResNet-101 and a quarter of the la
 ResNet-50 and an eighth.
 
 The variants "8gb" and "80gb" are for devices with so much memory: the same batches in bfloat16, on
-8 GB two labelled and two unlabelled images at a time, with rematerialisation. As compiled for TPUs
-"8gb" still needs 11.7 GiB (docs/performance.md, Memory).
+8 GB crops of 321 x 321, a third of the batch at a time, with rematerialisation: with the crops of
+513 x 513 it needed 11.7 GiB as compiled for TPUs (docs/performance.md, Memory).
 """
 
 from eln_jax.data.builders import voc
@@ -33,6 +33,7 @@ def get_config(variant: str = ""):
     if variant in ("8gb", "80gb"):
         config.dtype = "bfloat16"
     if variant == "8gb":
+        config.crop_size = (321, 321)
         config.accumulation = 3
         config.rematerialize = True
     if variant == "official":

@@ -23,6 +23,7 @@ CHOICES = {
     ),
     "model.architecture": ("official", "torchvision"),
     "model.output_stride": (8, 16),
+    "model.eln_input": ("image_and_logits", "image_and_probabilities", "logits"),
     "model.eln_stem": ("random", "pretrained"),
     "data.source": ("folder", "voc", "cityscapes", "camvid", "records", "synthetic"),
     "data.geometry": ("scale_crop", "crop", "warp"),

@@ -74,6 +74,8 @@ def _model() -> Any:
     model.eln_encoder = "resnet34"  # encoder of the ELN (paper: resnet34)
     model.eln_width = 256  # channels of the ELN's ASPP and decoder (paper: 256)
     model.eln_dropout = (0.5, 0.5, 0.1)  # as `dropout`, in the ELN (paper)
+    # image_and_logits (paper) | image_and_probabilities | logits (no image); each with the entropy
+    model.eln_input = "image_and_logits"
     model.eln_pretrained = "imagenet"  # as `pretrained`, for the ELN
     # First convolution of the ELN, which sees more channels than an image: "random" (official), or
     # "pretrained": the image's channels from the pretrained weights, the new ones small.

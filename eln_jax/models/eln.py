@@ -21,6 +21,7 @@ class ErrorLocalizationNetwork(nn.Module):
         low_width: channels that the low features are reduced to.
         rates: dilation of ASPP's branches.
         dropout: rates after ASPP, first and second 3x3 convolution.
+        sees: as in `eln_input`.
         rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic; the result is float32.
         param_dtype: of the weights.
@@ -31,6 +32,7 @@ class ErrorLocalizationNetwork(nn.Module):
     low_width: int = 48
     rates: tuple[int, ...] = (6, 12, 18)
     dropout: tuple[float, float, float] = (0.5, 0.5, 0.1)
+    sees: str = "image_and_logits"
     rematerialize: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -60,7 +62,7 @@ class ErrorLocalizationNetwork(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         again = self.rematerialize and train
         mode = {"train": train, "dropout": dropout, "groups": groups, "rematerialize": again}
-        features = self.encoder(eln_input(image, logits), train=train, groups=groups)
+        features = self.encoder(eln_input(image, logits, self.sees), train=train, groups=groups)
         aspp = Aspp(self.width, self.rates, self.dropout[0], name="aspp", **types)
         x = call(aspp, features.high, **mode)
         fusion = Fusion(self.width, self.low_width, self.dropout[1:], name="fusion", **types)
@@ -69,10 +71,22 @@ class ErrorLocalizationNetwork(nn.Module):
         return call(head, x, rematerialize=again)[..., 0]
 
 
-def eln_input(image: jax.Array, logits: jax.Array) -> jax.Array:
-    """Stacks image, entropy and logits: float32 [batch, height, width, 3 + 1 + num_classes]."""
+def eln_input(image: jax.Array, logits: jax.Array, sees: str = "image_and_logits") -> jax.Array:
+    """Stacks image, entropy and prediction: float32 [batch, height, width, 3 + 1 + num_classes].
+
+    Args:
+        image: normalised images [batch, height, width, 3].
+        logits: a decoder's [batch, rows, columns, num_classes]; no gradient goes back to it.
+        sees: "image_and_logits" (paper), "image_and_probabilities", or "logits": the channels of
+            the image are 0, the mean colour.
+    """
     logits = lax.stop_gradient(logits).astype(jnp.float32)
     logits = resize_bilinear(logits, image.shape[1:3])
     log_probability = nn.log_softmax(logits)
-    entropy = -(jnp.exp(log_probability) * log_probability).sum(-1, keepdims=True)
-    return jnp.concatenate([image.astype(jnp.float32), entropy, logits], -1)
+    probability = jnp.exp(log_probability)
+    entropy = -(probability * log_probability).sum(-1, keepdims=True)
+    image = image.astype(jnp.float32)
+    if sees == "logits":
+        image = jnp.zeros_like(image)
+    prediction = probability if sees == "image_and_probabilities" else logits
+    return jnp.concatenate([image, entropy, prediction], -1)

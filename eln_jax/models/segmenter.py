@@ -97,6 +97,7 @@ def build_networks(
     eln_encoder: str = "resnet34",
     eln_width: int = 256,
     eln_dropout: tuple[float, float, float] = (0.5, 0.5, 0.1),
+    eln_input: str = "image_and_logits",
     rematerialize: bool = False,
     dtype: Any = jnp.float32,
     param_dtype: Any = jnp.float32,
@@ -115,6 +116,7 @@ def build_networks(
         eln_encoder: name in `ENCODERS`.
         eln_width: channels of the ELN's ASPP, decoder and head.
         eln_dropout: as `dropout`, in the ELN.
+        eln_input: what the ELN sees, as in `models.eln.eln_input`.
         rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic.
         param_dtype: of the weights.
@@ -133,6 +135,7 @@ def build_networks(
         low_width,
         rates,
         eln_dropout,
+        eln_input,
         **types,
     )
     student_encoder = ENCODERS[encoder](output_stride=output_stride, **types)

@@ -47,6 +47,7 @@ _AFTER_FIRST_PHASE = (
     "method.record_all_batch_stats",
     "method.simulated_weight",
     "method.void_is_error",
+    "model.eln_input",
 )
 _KEYS = {"config": str, "overrides": dict, "arms": dict, "seeds": tuple, "reference": str}
 

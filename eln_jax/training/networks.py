@@ -27,6 +27,7 @@ def make_networks(config: Any) -> Networks:
         eln_encoder=model.eln_encoder,
         eln_width=model.eln_width,
         eln_dropout=tuple(model.eln_dropout),
+        eln_input=model.eln_input,
         rematerialize=config.rematerialize,
         dtype=jnp.dtype(config.dtype),
     )

@@ -40,6 +40,18 @@ def test_input_is_image_entropy_and_logits():
     )
 
 
+def test_input_of_probabilities_or_without_image():
+    image, logits = inputs()
+    stacked = eln_input(image, logits, "image_and_probabilities")
+    np.testing.assert_array_equal(stacked[..., :4], eln_input(image, logits)[..., :4])
+    np.testing.assert_allclose(
+        stacked[:, -1, -1, 4:], softmax(logits[:, -1, -1], -1), rtol=1e-5, atol=1e-7
+    )
+    stacked = eln_input(image, logits, "logits")
+    np.testing.assert_array_equal(stacked[..., :3], 0)
+    np.testing.assert_array_equal(stacked[..., 3:], eln_input(image, logits)[..., 3:])
+
+
 def test_entropy_of_certain_logits_is_zero_and_finite():
     image, logits = inputs()
     certain = jnp.zeros_like(logits).at[..., 1].set(1e4)
