@@ -4,10 +4,10 @@
         --config.data.root=VOC
 
 VOC is a folder VOC2012 with JPEGImages, SegmentationClassAug (palette) and, in
-ImageSets/Segmentation, val.txt, trainaug.txt and the partitions 8_labeled_S.txt and
-8_unlabeled_S.txt for the seeds S. Only background, cat, cow, dog, horse, person and sheep count,
-other classes are void: mean IoU over these seven is no "VOC mIoU". Arms, steps and variants are
-those of configs/study_camvid.py, chosen there.
+ImageSets/Segmentation, val.txt, trainaug.txt and the lists of labelled images 8_labeled_S.txt for
+the seeds S; the rest of JPEGImages that is not in val.txt is unlabelled. Only background, cat,
+cow, dog, horse, person and sheep count, other classes are void: mean IoU over these seven is no
+"VOC mIoU". Arms, steps and variants are those of configs/study_camvid.py, chosen there.
 """
 
 import importlib.util
@@ -29,7 +29,7 @@ def get_config(variant: str = ""):
         "data.class_ids": tuple(KEPT),
         "data.void_labels": tuple(i for i in range(1, 21) if i not in KEPT),
         "data.val_list": f"{root}/val.txt",
-        "data.partition": f"{root}/8_labeled_{{seed}}",
+        "data.partition": f"{root}/8_labeled_{{seed}}.txt",
     }
     if "all_labels" in study["arms"]:
         study["arms"]["all_labels"] |= {"data.partition": f"{root}/trainaug.txt"}

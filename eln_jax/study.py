@@ -1,5 +1,6 @@
 """Compares arms over seeds: `python -m eln_jax.study --config=configs/study_camvid.py ...`."""
 
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ how the ELN is trained) gets that phase to itself. Stopped by Ctrl-C or a crash,
 goes on; what is finished is not done again.
 
 Into --output go
-  results.md        tables: mean IoU, pseudo-labels kept and right of each class, detectors of wrong
-                    pixels; mean and deviation over seeds, differences seed by seed
+  results.md        tables of all that is finished: mean IoU, pseudo-labels kept and right of each
+                    class, detectors of wrong pixels; mean and deviation over seeds, differences
+                    seed by seed
   results.json      the same figures and all others, as plain values
   *.png             mean IoU over steps by arm, risk over coverage by detector, pseudo-labels
   seed_S/ARM        the training of each arm, a normal --workdir; seed_S/trunks: what they share
@@ -73,7 +75,10 @@ def main(argv: Sequence[str]) -> int:
 
     flags.output.mkdir(parents=True, exist_ok=True)
     code = running.train_runs(runs, flags.output)
-    found = results.collect(study, runs, flags.output)
+    # The tables are of all that the folder holds, not of what this command trained alone.
+    whole = plan.load_study(flags.config)
+    whole = dataclasses.replace(whole, seeds=tuple(dict.fromkeys(whole.seeds + study.seeds)))
+    found = results.collect(whole, plan.make_runs(whole, overrides), flags.output)
     drawn = plots.draw(found, flags.output)
     command = shlex.join(["python", "-m", "eln_jax.study", *argv])
     tables_path = tables.write(found, flags.output, command, drawn)

@@ -12,6 +12,7 @@ from eln_jax.evaluation.curves import read_metrics
 from eln_jax.studies.detectors import read_detectors
 from eln_jax.studies.plan import Run, Study
 from eln_jax.studies.running import read_summary
+from eln_jax.training.bookkeeping import phases
 
 RESULTS = "results.json"
 
@@ -58,7 +59,7 @@ def collect(study: Study, runs: Sequence[Run], output: Path) -> dict[str, Any]:
 def _describe(study: Study, run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "overrides": {name: str(value) for name, value in study.arms[run.arm].items()},
-        "steps": dict(run.config.steps.items()),
+        "steps": {p.name: p.end - p.start for p in phases(run.config.steps)},
         "labeled": summary["labeled"],
         "unlabeled": summary["unlabeled"],
         "val": summary["val"],

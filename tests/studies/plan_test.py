@@ -137,5 +137,5 @@ def test_the_part_of_voc_has_the_arms_of_camvid_and_classes_of_its_own():
     voc, camvid = load("study_voc_part.py"), load("study_camvid.py")
     assert list(voc.arms) == list(camvid.arms)
     config = by_arm(plan.make_runs(voc, [("data.root", "VOC")]), 2)["eln"].config
-    assert config.data.partition == "VOC/ImageSets/Segmentation/8_labeled_2"
+    assert config.data.partition == "VOC/ImageSets/Segmentation/8_labeled_2.txt"
     assert set(config.data.class_ids) | set(config.data.void_labels) == set(range(21))

@@ -99,6 +99,14 @@ def test_started_again_it_writes_the_same_results_without_training(studied, monk
     assert "results.md" in shown
 
 
+def test_a_part_of_the_arms_leaves_the_others_in_the_results(studied, tmp_path):
+    shutil.copytree(studied / "out", tmp_path / "out")
+    assert study.main([*command(tmp_path), "--arms=alone"]) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(found["arms"]) == list(ARMS)
+    assert list(found["detectors"]) == ["none"]
+
+
 def test_a_branch_broken_off_before_its_first_checkpoint_is_made_anew(
     studied, tmp_path, monkeypatch
 ):
