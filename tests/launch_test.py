@@ -73,6 +73,9 @@ class Machine:
         file.chmod(0o755)
 
     def start(self, *arguments, **variables):
+        # Tests that a shell has put in the background ignore Ctrl-C, and so would what they start.
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
             arguments,
             cwd=self.root,
