@@ -74,11 +74,12 @@ def main(argv: Sequence[str]) -> int:
     from eln_jax.studies import plots, results, running, tables
 
     flags.output.mkdir(parents=True, exist_ok=True)
-    code = running.train_runs(runs, flags.output)
-    # The tables are of all that the folder holds, not of what this command trained alone.
+    # The tables are of all that the folder holds, not of what this command trains alone.
     whole = plan.load_study(flags.config)
     whole = dataclasses.replace(whole, seeds=tuple(dict.fromkeys(whole.seeds + study.seeds)))
-    found = results.collect(whole, plan.make_runs(whole, overrides), flags.output)
+    all_runs = plan.make_runs(whole, overrides)
+    code = running.train_runs(runs, flags.output)
+    found = results.collect(whole, all_runs, flags.output)
     drawn = plots.draw(found, flags.output)
     command = shlex.join(["python", "-m", "eln_jax.study", *argv])
     tables_path = tables.write(found, flags.output, command, drawn)
