@@ -23,6 +23,9 @@ SUPERVISED = {"steps.supervised": sum(STEPS.values()), "steps.eln": 0, "steps.se
 
 ALL_LABELS = SUPERVISED | {"data.partition": "", "data.labeled_fraction": 1.0}
 
+# The ELN whose encoder keeps its pretrained weights and sees no prediction.
+FROZEN = {"model.eln_frozen_encoder": True, "model.eln_input": "image_and_probabilities"}
+
 GATES = {
     "supervised_only": SUPERVISED,
     "none": {"method.gate": "none"} | RESTING,
@@ -37,6 +40,7 @@ GATES = {
     "eln_80": {"method.gate": "eln", "method.gate_mode": "quantile"},
     "eln_soft": {"method.gate": "eln", "method.gate_mode": "soft"},
     "eln_and_confidence": {"method.gate": "eln_and_confidence"},
+    "eln_frozen": {"method.gate": "eln"} | FROZEN,
     "all_labels": ALL_LABELS,
 }
 
@@ -50,6 +54,8 @@ ELNS = {
     "no_pretraining": {"model.eln_pretrained": ""},
     "probabilities": {"model.eln_input": "image_and_probabilities"},
     "no_image": {"model.eln_input": "logits"},
+    "frozen_encoder": FROZEN,
+    "frozen_encoder_simulated": FROZEN | {"method.simulated_weight": 1.0},
 }
 
 OFFICIAL = {

@@ -76,6 +76,9 @@ def _model() -> Any:
     model.eln_dropout = (0.5, 0.5, 0.1)  # as `dropout`, in the ELN (paper)
     # image_and_logits (paper) | image_and_probabilities | logits (no image); each with the entropy
     model.eln_input = "image_and_logits"
+    # The ELN's encoder sees the image alone and stays as it is; the prediction joins its features.
+    # Less to overfit with few labels, and a cheaper step. It wants pretrained weights.
+    model.eln_frozen_encoder = False  # (paper: trained, and sees the prediction)
     model.eln_pretrained = "imagenet"  # as `pretrained`, for the ELN
     # First convolution of the ELN, which sees more channels than an image: "random" (official), or
     # "pretrained": the image's channels from the pretrained weights, the new ones small.

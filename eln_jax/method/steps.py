@@ -424,7 +424,7 @@ def _eln_terms(params, old, predictions, batch, key, args):
     logits = jax.lax.stop_gradient(jnp.concatenate(predictions))
     eln_logits, updates = args.networks.eln.apply(
         {"params": params["eln"], "batch_stats": old.batch_stats["eln"]},
-        jnp.concatenate([image] * count),
+        image,
         logits,
         train=True,
         dropout=True,

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import lax
 
 from eln_jax.models.deeplab import Aspp, Fusion, Head
-from eln_jax.models.layers import Groups, call, resize_bilinear
+from eln_jax.models.layers import Features, Groups, call, resize_bilinear
 
 
 class ErrorLocalizationNetwork(nn.Module):
@@ -16,12 +16,15 @@ class ErrorLocalizationNetwork(nn.Module):
 
     Attributes:
         encoder: module that returns `Features`; its first convolution sees image channels,
-            entropy, logits, in this order.
+            entropy, logits, in this order, or the image alone if it is frozen.
         width: channels of ASPP, fusion and head.
         low_width: channels that the low features are reduced to.
         rates: dilation of ASPP's branches.
         dropout: rates after ASPP, first and second 3x3 convolution.
         sees: as in `eln_input`.
+        frozen_encoder: the encoder sees the image alone and stays as it is, its running statistics
+            too; the prediction joins its features. With few labels there is less to overfit, and
+            several predictions of an image share one pass of the encoder.
         rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic; the result is float32.
         param_dtype: of the weights.
@@ -33,6 +36,7 @@ class ErrorLocalizationNetwork(nn.Module):
     rates: tuple[int, ...] = (6, 12, 18)
     dropout: tuple[float, float, float] = (0.5, 0.5, 0.1)
     sees: str = "image_and_logits"
+    frozen_encoder: bool = False
     rematerialize: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -51,18 +55,26 @@ class ErrorLocalizationNetwork(nn.Module):
 
         Args:
             image: normalised images [batch, height, width, 3].
-            logits: a decoder's [batch, rows, columns, num_classes]; no gradient goes back to it.
+            logits: decoders' [n * batch, rows, columns, num_classes], n predictions of each image,
+                all images' first ones first; no gradient goes back to them.
             train: batch norm uses, and records, batch statistics.
             dropout: dropout is active (random numbers "dropout").
             groups: sizes of the parts of the batch with statistics of their own.
 
         Returns:
-            float32 [batch, height/4, width/4].
+            float32 [n * batch, height/4, width/4].
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         again = self.rematerialize and train
         mode = {"train": train, "dropout": dropout, "groups": groups, "rematerialize": again}
-        features = self.encoder(eln_input(image, logits, self.sees), train=train, groups=groups)
+        count = logits.shape[0] // image.shape[0]
+        if self.frozen_encoder:
+            features = jax.tree.map(lax.stop_gradient, self.encoder(image, train=False))
+            features = jax.tree.map(lambda x: jnp.concatenate([x] * count), features)
+            features = _join(features, prediction_maps(logits, self.sees).astype(self.dtype))
+        else:
+            x = eln_input(jnp.concatenate([image] * count), logits, self.sees)
+            features = self.encoder(x, train=train, groups=groups)
         aspp = Aspp(self.width, self.rates, self.dropout[0], name="aspp", **types)
         x = call(aspp, features.high, **mode)
         fusion = Fusion(self.width, self.low_width, self.dropout[1:], name="fusion", **types)
@@ -80,13 +92,33 @@ def eln_input(image: jax.Array, logits: jax.Array, sees: str = "image_and_logits
         sees: "image_and_logits" (paper), "image_and_probabilities", or "logits": the channels of
             the image are 0, the mean colour.
     """
-    logits = lax.stop_gradient(logits).astype(jnp.float32)
-    logits = resize_bilinear(logits, image.shape[1:3])
-    log_probability = nn.log_softmax(logits)
-    probability = jnp.exp(log_probability)
-    entropy = -(probability * log_probability).sum(-1, keepdims=True)
+    logits = resize_bilinear(logits.astype(jnp.float32), image.shape[1:3])
     image = image.astype(jnp.float32)
     if sees == "logits":
         image = jnp.zeros_like(image)
+    return jnp.concatenate([image, prediction_maps(logits, sees)], -1)
+
+
+def prediction_maps(logits: jax.Array, sees: str) -> jax.Array:
+    """Stacks entropy and prediction: float32 [batch, rows, columns, 1 + num_classes].
+
+    Args:
+        logits: [batch, rows, columns, num_classes]; no gradient goes back to it.
+        sees: as in `eln_input`.
+    """
+    logits = lax.stop_gradient(logits).astype(jnp.float32)
+    log_probability = nn.log_softmax(logits)
+    probability = jnp.exp(log_probability)
+    entropy = -(probability * log_probability).sum(-1, keepdims=True)
     prediction = probability if sees == "image_and_probabilities" else logits
-    return jnp.concatenate([image, entropy, prediction], -1)
+    return jnp.concatenate([entropy, prediction], -1)
+
+
+def _join(features: Features, maps: jax.Array) -> Features:
+    """Appends maps to both of an encoder's feature maps, averaged to the size of each."""
+
+    def appended(x):
+        size = (*x.shape[:3], maps.shape[-1])
+        return jnp.concatenate([x, jax.image.resize(maps, size, "linear")], -1)
+
+    return Features(appended(features.high), appended(features.low))

@@ -78,7 +78,9 @@ def load_pretrained(
         stem = "stem_conv" if "stem_conv" in weights["params"] else "conv1"
         drawn = result["params"]["eln"]["encoder"][stem]["kernel"]
         pretrained = weights["params"][stem]["kernel"]
-        kernel = drawn if eln_stem == "random" else _widen(pretrained, drawn.shape, key)
+        has_more = drawn.shape[2] > pretrained.shape[2]  # not where it sees the image alone
+        keeps = eln_stem == "random" and has_more
+        kernel = drawn if keeps else _widen(pretrained, drawn.shape, key)
         weights["params"][stem] = {"kernel": kernel}
         _replace(result, "eln", weights)
     return result

@@ -98,6 +98,7 @@ def build_networks(
     eln_width: int = 256,
     eln_dropout: tuple[float, float, float] = (0.5, 0.5, 0.1),
     eln_input: str = "image_and_logits",
+    eln_frozen_encoder: bool = False,
     rematerialize: bool = False,
     dtype: Any = jnp.float32,
     param_dtype: Any = jnp.float32,
@@ -117,6 +118,7 @@ def build_networks(
         eln_width: channels of the ELN's ASPP, decoder and head.
         eln_dropout: as `dropout`, in the ELN.
         eln_input: what the ELN sees, as in `models.eln.eln_input`.
+        eln_frozen_encoder: whether the ELN's encoder sees the image alone and is not trained.
         rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic.
         param_dtype: of the weights.
@@ -136,6 +138,7 @@ def build_networks(
         rates,
         eln_dropout,
         eln_input,
+        eln_frozen_encoder,
         **types,
     )
     student_encoder = ENCODERS[encoder](output_stride=output_stride, **types)

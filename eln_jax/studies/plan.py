@@ -271,11 +271,17 @@ def _second_key(config: Any) -> str:
 
 
 def _key(config: Any, free: tuple[str, ...], steps: Mapping[str, int]) -> str:
-    """A short name for all that decides a trunk, the same in every process and order of arms."""
+    """A short name for all that decides a trunk, the same in every process and order of arms.
+
+    A field at its default is not part of it: so a field that is new keeps the folders of old runs.
+    """
+    defaults = default_config()
     read = {
         name: get(config, name)
         for name in field_names(config)
-        if not name.startswith((*free, "steps.")) and not is_free(name)
+        if not name.startswith((*free, "steps."))
+        and not is_free(name)
+        and get(config, name) != get(defaults, name)
     }
     # The lists may move with the data, but which it is changes what is trained.
     read |= {name: Path(get(config, name)).name for name in ("data.partition", "data.val_list")}

@@ -14,7 +14,7 @@ from eln_jax.studies.detectors import DETECTORS_FILE, judge_detectors
 from eln_jax.studies.plan import Run
 from eln_jax.training import branching, loop
 from eln_jax.training.logging import Progress, duration
-from eln_jax.training.workdir import changed_fields, is_free
+from eln_jax.training.workdir import changed_since, is_free
 
 # What a step of a phase costs beside one of the first, until it is known.
 _GUESSES = {"supervised": 1.0, "eln": 3.0, "semi_supervised": 5.0}
@@ -90,8 +90,7 @@ def _check_same(run: Run, output: Path) -> None:
     path = output / run.folder / "config.json"
     if not path.is_file() or not _is_trained(run, output):
         return
-    new = json.loads(configuration.to_json(run.config))
-    rows = changed_fields(json.loads(path.read_text(encoding="utf-8")), new)
+    rows = changed_since(path, configuration.to_json(run.config))
     changes = [f"{name}: {a} -> {b}" for name, a, b in rows if not is_free(name)]
     if changes:
         raise UserError(

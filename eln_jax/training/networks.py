@@ -28,6 +28,7 @@ def make_networks(config: Any) -> Networks:
         eln_width=model.eln_width,
         eln_dropout=tuple(model.eln_dropout),
         eln_input=model.eln_input,
+        eln_frozen_encoder=model.eln_frozen_encoder,
         rematerialize=config.rematerialize,
         dtype=jnp.dtype(config.dtype),
     )

@@ -16,6 +16,7 @@ def make_optimizers(
     momentum: float,
     clip_norm: float,
     train_norm: bool,
+    frozen_eln_encoder: bool,
 ) -> dict[str, optax.GradientTransformation]:
     """Builds one optimiser for each network, for a learning rate of 1.
 
@@ -31,6 +32,7 @@ def make_optimizers(
         clip_norm: bound of the global gradient norm of each network; 0 for none.
         train_norm: whether batch-norm scale and offset of student and auxiliary decoders learn;
             the official code trains only the ELN's.
+        frozen_eln_encoder: whether the ELN's encoder stays as it is.
 
     Returns:
         An optimiser for each key of `params`.
@@ -38,7 +40,8 @@ def make_optimizers(
     optimizers = {}
     for network in params:
         frozen_norm = not train_norm and network != "eln"
-        labels = _labels(params[network], frozen_norm)
+        frozen_encoder = frozen_eln_encoder and network == "eln"
+        labels = _labels(params[network], frozen_norm, frozen_encoder)
         decay = optax.add_decayed_weights(weight_decay)
         rule = {
             "adamw": [optax.scale_by_adam(), decay],
@@ -57,14 +60,16 @@ def make_optimizers(
     return optimizers
 
 
-def _labels(params: Any, frozen_norm: bool) -> Any:
+def _labels(params: Any, frozen_norm: bool, frozen_encoder: bool) -> Any:
     """Labels every weight "encoder", "rest" or "frozen" by its path."""
 
     def label(path, _):
         names = [str(getattr(entry, "key", entry)) for entry in path]
         if frozen_norm and names[-1] in ("scale", "bias") and _is_norm(params, names):
             return "frozen"
-        return "encoder" if names[0] == "encoder" else "rest"
+        if names[0] == "encoder":
+            return "frozen" if frozen_encoder else "encoder"
+        return "rest"
 
     return jax.tree_util.tree_map_with_path(label, params)
 

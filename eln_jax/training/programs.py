@@ -106,6 +106,7 @@ def _state_and_step_arguments(config, networks, class_weights):
         momentum=optim_config.momentum,
         clip_norm=optim_config.clip_norm,
         train_norm=config.method.train_norm,
+        frozen_eln_encoder=config.model.eln_frozen_encoder,
     )
 
     @jax.default_device(host)

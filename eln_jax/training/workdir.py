@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from eln_jax.defaults import default_config
 from eln_jax.errors import UserError
 from eln_jax.training import processes
 from eln_jax.training.damage import finished_steps
@@ -145,7 +146,7 @@ def _compare_config(
     if not kept.exists() or not finished_steps(workdir / "checkpoints"):
         return
     try:
-        rows = changed_fields(json.loads(kept.read_text()), json.loads(config_json))
+        rows = changed_since(kept, config_json)
     except (ValueError, AttributeError) as error:
         raise UserError(
             f"{kept} is damaged, so nobody knows whose run this is: put it back, or give "
@@ -176,11 +177,9 @@ def keep_config(workdir: Path, config_json: str) -> None:
     if not is_first():
         return
     kept, steps = workdir / CONFIG, finished_steps(workdir / "checkpoints")
-    if kept.exists() and steps:
-        old = kept.read_text()
-        rows = changed_fields(json.loads(old), json.loads(config_json))
-        if not all(is_free(name) for name, _, _ in rows):
-            _write(workdir / f"{CONFIG}.before_step_{steps[-1]}", old)
+    goes_on = kept.exists() and steps
+    if goes_on and not all(is_free(name) for name, _, _ in changed_since(kept, config_json)):
+        _write(workdir / f"{CONFIG}.before_step_{steps[-1]}", kept.read_text())
     _write(kept, config_json)
 
 
@@ -188,6 +187,27 @@ def _write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
     temporary.replace(path)
+
+
+def changed_since(path: Path, config_json: str) -> list[tuple[str, Any, Any]]:
+    """As `changed_fields`, from a run's config.json; fields newer than that were at their defaults.
+
+    Raises:
+        ValueError, AttributeError: the file is damaged.
+    """
+
+    def completed(old, new, defaults):
+        newer = {name: defaults[name] for name in new.keys() & (defaults.keys() - old.keys())}
+        blocks = {
+            name: completed(old.get(name, {}), value, defaults.get(name, {}))
+            for name, value in new.items()
+            if isinstance(value, dict)
+        }
+        return {**newer, **old, **blocks}
+
+    old, new = json.loads(path.read_text(encoding="utf-8")), json.loads(config_json)
+    defaults = json.loads(json.dumps(default_config().to_dict()))  # with lists, as JSON has them
+    return changed_fields(completed(old, new, defaults), new)
 
 
 def differences(old: dict, new: dict) -> list[str]:

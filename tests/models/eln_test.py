@@ -81,6 +81,46 @@ def test_no_gradient_goes_back_to_the_logits(variables):
     assert all(jnp.any(g != 0) for g in jax.tree.leaves(by_params["head"]))
 
 
+@pytest.fixture(scope="module")
+def frozen():
+    eln = TINY.clone(frozen_encoder=True, sees="image_and_probabilities")
+    return eln, jax.jit(eln.init)(jax.random.key(0, impl="rbg"), *inputs())
+
+
+def test_a_frozen_encoder_sees_the_image_alone_and_stays(frozen):
+    eln, variables = frozen
+    image, logits = inputs()
+
+    @jax.jit
+    def differentiate(params):
+        def loss(params):
+            given = {**variables, "params": params}
+            return eln.apply(given, image, logits, train=True, mutable=["batch_stats"])
+
+        (result, moved), back = jax.vjp(loss, params)
+        return moved["batch_stats"], back((result, jax.tree.map(jnp.zeros_like, moved)))[0]
+
+    moved, gradients = differentiate(variables["params"])
+    assert variables["params"]["encoder"]["conv1"]["kernel"].shape[2] == 3
+    assert not any(g.any() for g in jax.tree.leaves(gradients["encoder"]))
+    assert all(jnp.any(g != 0) for g in jax.tree.leaves(gradients["head"]))
+    same = jax.tree.map(jnp.array_equal, moved, variables["batch_stats"])
+    assert all(jax.tree.leaves(same["encoder"]))
+    assert not any(jax.tree.leaves(same["aspp"]))
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_several_predictions_of_an_image_are_judged_as_one_by_one(frozen, variables, is_frozen):
+    eln, weights = frozen if is_frozen else (TINY, variables)
+    judge = jax.jit(eln.apply)
+    image, logits = inputs()
+    others = jnp.flip(logits, -1)
+    both = judge(weights, image, jnp.concatenate([logits, others]))
+    one_by_one = [judge(weights, image, x) for x in (logits, others)]
+    assert not np.allclose(*one_by_one)
+    np.testing.assert_allclose(both, jnp.concatenate(one_by_one), rtol=1e-4, atol=1e-5)
+
+
 def test_parameters_of_the_paper():
     eln = ErrorLocalizationNetwork(ENCODERS["resnet34"](dilated=False))
     params = jax.eval_shape(eln.init, jax.random.key(0), *inputs((64, 64), 21))["params"]

@@ -13,6 +13,7 @@ SETTINGS = {
     "momentum": 0.9,
     "clip_norm": 0.0,
     "train_norm": True,
+    "frozen_eln_encoder": False,
 }
 
 
@@ -46,6 +47,13 @@ def test_frozen_norm_leaves_scale_and_offset_of_the_student_but_not_of_the_eln()
     assert not student["decoder"]["bn"]["bias"].any()
     assert student["decoder"]["conv"]["bias"].all()
     assert eln["head"]["bn"]["scale"].all()
+
+
+def test_a_frozen_encoder_of_the_eln_stays_and_its_head_and_the_student_learn():
+    frozen = {"frozen_eln_encoder": True, "weight_decay": 0.1}
+    student, eln = (first_update(network, **frozen) for network in ("student", "eln"))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(eln["encoder"]))
+    assert all(leaf.all() for leaf in jax.tree.leaves([eln["head"], student]))
 
 
 def test_weight_decay_is_decoupled_in_adamw():

@@ -47,18 +47,33 @@ def test_every_changed_field_is_shown_with_what_becomes_of_it(tmp_path):
     claim(tmp_path)
     finish_a_step(tmp_path)
     told = []
-    changed = {"seed": 2, "data": {"root": "there"}, "divergence": {"max_skipped_steps": 3}}
+    changed = {
+        "seed": 2,
+        "data": {"root": "there"},
+        "divergence": {"loss_limit": 0.0, "max_skipped_steps": 3},
+    }
     with pytest.raises(UserError, match=r"seed: 0 -> 2.*--force_config"):
         claim(tmp_path, tell=told.append, **changed)
     assert told[1:] == [
         "  data.root: here -> there (allowed)",
-        "  divergence: None -> {'max_skipped_steps': 3} (allowed)",
+        "  divergence.max_skipped_steps: 0 -> 3 (allowed)",  # newer than the run: at its default
         "  seed: 0 -> 2 (refused)",
     ]
     claim(tmp_path, tell=told.append, force=True, **changed)
     assert told[-1] == "  seed: 0 -> 2 (forced)"
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 2
     assert json.loads((tmp_path / "config.json.before_step_5").read_text())["seed"] == 0
+
+
+def test_a_field_newer_than_the_run_may_be_at_its_default_alone(tmp_path):
+    claim(tmp_path)
+    finish_a_step(tmp_path)
+    told = []
+    claim(tmp_path, tell=told.append, model={"eln_frozen_encoder": False})
+    assert not told
+    (tmp_path / "config.json").write_text('{"data": {"root": "here"}, "seed": 0, "model": {}}')
+    with pytest.raises(UserError, match=r"model\.eln_frozen_encoder: False -> True"):
+        claim(tmp_path, model={"eln_frozen_encoder": True})
 
 
 def test_a_forced_start_that_fails_leaves_the_configuration(tmp_path):
