@@ -37,6 +37,9 @@ examples:
   what would be trained, one seed alone, some of the arms
     python -m eln_jax.study --config=configs/study_camvid.py --output=runs/study_camvid \\
         --config.data.root=CAMVID --seeds=0 --arms=none,eln --plan
+  which score finds the wrong pixels, by the ELN as it is and with a frozen encoder
+    python -m eln_jax.study --config=configs/study_camvid.py --output=runs/study_camvid \\
+        --config.data.root=CAMVID --arms=eln,eln_frozen --detectors_only
 
 """
 
@@ -59,6 +62,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, type=Path, help="folder; made if absent")
     parser.add_argument("--seeds", metavar="S,S,...", help="these instead of the file's")
     parser.add_argument("--arms", metavar="A,A,...", help="these arms alone")
+    parser.add_argument(
+        "--detectors_only",
+        action="store_true",
+        help="train what arms share alone, and compare how well each score finds wrong pixels",
+    )
     parser.add_argument("--plan", action="store_true", help="list the trainings, and do nothing")
     flags = parser.parse_args(rest)
     arms = flags.arms.split(",") if flags.arms else None
@@ -67,6 +75,8 @@ def main(argv: Sequence[str]) -> int:
 
     study = plan.load_study(flags.config, _seeds(flags.seeds), arms)
     runs = plan.make_runs(study, overrides)
+    if flags.detectors_only:
+        runs = [run for run in runs if run.is_trunk]
     if flags.plan:
         _show_plan(runs)
         return 0

@@ -107,6 +107,15 @@ def test_a_part_of_the_arms_leaves_the_others_in_the_results(studied, tmp_path):
     assert list(found["detectors"]) == ["none"]
 
 
+def test_detectors_alone_need_no_arm(studied, tmp_path, capsys):
+    shutil.copytree(studied / "out" / "seed_0" / "trunks", tmp_path / "out" / "seed_0" / "trunks")
+    assert study.main([*command(tmp_path), "--detectors_only"]) == 0
+    assert "2 of 2 trainings are done already" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(found["detectors"]) == ["none"]
+    assert "risk_coverage.png" in (tmp_path / "out" / "results.md").read_text()
+
+
 def test_a_branch_broken_off_before_its_first_checkpoint_is_made_anew(
     studied, tmp_path, monkeypatch
 ):
