@@ -67,7 +67,8 @@ def aux_decoder(params, mean, features, *, train, groups=None):
 def eln(params, mean, image, logits, *, train, groups=None):
     stride = (image.shape[1] - 1) // (logits.shape[1] - 1)
     xp = logits.__array_namespace__()
-    x = xp.concat([image[:, ::stride, ::stride], logits], axis=-1)
+    image = xp.concat([image[:, ::stride, ::stride]] * (len(logits) // len(image)))
+    x = xp.concat([image, logits], axis=-1)
     x, mean = centred(x, mean, train, groups)
     return x @ params["head"], mean
 
@@ -931,7 +932,8 @@ def test_networks_are_called_with_their_variables_inputs_and_flags(batch_stats):
 
     learning, judgement = case.networks.eln.calls
     assert learning.mode == {"train": True, "dropout": True, "groups": ELN_GROUPS}
-    assert_close(learning.inputs[0], normalized(np.concatenate([labeled] * 3), ELN_MEAN, ELN_STD))
+    assert_close(learning.inputs[0], normalized(labeled, ELN_MEAN, ELN_STD))
+    assert len(learning.inputs[1]) == 3 * len(labeled)
     assert judgement.mode == judging
     assert_close(judgement.inputs[0], normalized(weak, ELN_MEAN, ELN_STD))
 
