@@ -34,7 +34,6 @@ GATES = {
     "entropy_80": {"method.gate": "entropy", "method.gate_mode": "quantile"} | RESTING,
     "margin": {"method.gate": "margin"} | RESTING,
     "class_calibrated": {"method.gate": "class_calibrated"} | RESTING,
-    "context_calibrated": {"method.gate": "context_calibrated"} | RESTING,
     "oracle": {"method.gate": "oracle"} | RESTING,
     "eln": {"method.gate": "eln"},
     "eln_80": {"method.gate": "eln", "method.gate_mode": "quantile"},

@@ -36,7 +36,6 @@ CHOICES = {
         "eln",
         "eln_and_confidence",
         "class_calibrated",
-        "context_calibrated",
         "oracle",
     ),
     "method.gate_mode": ("threshold", "quantile", "soft"),

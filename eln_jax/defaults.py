@@ -165,15 +165,14 @@ def _method() -> Any:
     # none (all) | confidence (maximum probability) | entropy (1 - normalised entropy) | margin
     # (highest probability less the second) | eln (its P(right)) | eln_and_confidence (both) |
     # class_calibrated (P(right) by a logistic regression for each predicted class on the class
-    # probabilities, fitted to the labelled images as training goes) | context_calibrated (the same
-    # on the class probabilities around as well) | oracle (reads the truth of the unlabelled images:
-    # for measuring the ceiling alone).
+    # probabilities, fitted to the labelled images as training goes) | oracle (reads the truth of
+    # the unlabelled images: for measuring the ceiling alone).
     method.gate = "eln"
     # threshold: keep scores above gate_threshold | quantile: keep the gate_fraction of a batch that
     # scores best | soft: weigh the loss by the score (the contrast keeps scores above threshold).
     method.gate_mode = "threshold"
     # 0: the gate's own: eln 0.5, eln_and_confidence 0.5, confidence 0.95, entropy 0.9, margin 0.9,
-    # class_calibrated and context_calibrated 0.9.
+    # class_calibrated 0.9.
     method.gate_threshold = 0.0  # (paper: 0.5 on the ELN's P(right))
     method.gate_fraction = 0.8  # of "quantile", above 0
     method.gate_confidence = 0.95  # eln_and_confidence: the maximum probability must exceed it

@@ -1,12 +1,11 @@
 """Calibrated confidence: P(right) by what was fitted to predictions on labelled images.
 
-From weak to strong, one that asks the ELN too, and one that looks around:
+From weak to strong, and one that asks the ELN too:
 
     temperature        one temperature for all logits (Guo et al. 2017)
     class_confidence   a logistic regression on the log odds, for each predicted class
     logistic           the control: one on log odds, entropy and all probabilities, for each class
     logistic_eln       the same with the ELN's logit
-    context            the control with the class probabilities around
 
 They are fitted on the host to pixels of labelled images, never of those that a detector is judged
 on.
@@ -23,13 +22,10 @@ from eln_jax.method.calibration import (
     fit_by_class,
     logit_of_right,
     prediction_features,
-    surroundings,
 )
-from eln_jax.models.layers import resize_bilinear
 
 _ODDS_FEATURES = slice(0, 2)  # of `prediction_features`: the constant and the log odds
 _MOST_ELN_LOGIT = 16.0
-_STRIDE = 4  # of the networks' maps, of which the surroundings are told
 
 
 class Calibration(NamedTuple):
@@ -40,14 +36,12 @@ class Calibration(NamedTuple):
         class_confidence: float32 [num_classes, 2].
         logistic: float32 [num_classes, num_features].
         logistic_eln: float32 [num_classes, num_features + 1], the ELN's logit last.
-        context: float32 [num_classes, num_features + num_classes], the surroundings last.
     """
 
     temperature: jax.Array | np.ndarray | None = None
     class_confidence: jax.Array | np.ndarray | None = None
     logistic: jax.Array | np.ndarray | None = None
     logistic_eln: jax.Array | np.ndarray | None = None
-    context: jax.Array | np.ndarray | None = None
 
 
 def calibrated_scores(
@@ -56,7 +50,7 @@ def calibrated_scores(
     """P(right) of every pixel by each calibration.
 
     Args:
-        planes: [num_classes, ...] logits; [num_classes, batch, height, width] for `context`.
+        planes: [num_classes, ...] logits.
         p_right: float32 [...], the ELN's P(right), if there is one.
         calibration: what was fitted; None gives None.
 
@@ -80,24 +74,7 @@ def calibrated_scores(
         coefficients = getattr(calibration, name)
         if coefficients is not None:
             scores[name] = jax.nn.sigmoid(logit_of_right(prediction, seen, coefficients))
-    if calibration.context is not None:
-        own, around = jnp.split(jnp.asarray(calibration.context), [len(features)], axis=1)
-        logit = logit_of_right(prediction, features, own)
-        scores["context"] = jax.nn.sigmoid(logit + _logit_around(planes, prediction, around))
     return scores
-
-
-def _logit_around(planes: jax.Array, prediction: jax.Array, coefficients: jax.Array) -> jax.Array:
-    """What the surroundings add to the logit of the predicted class, [batch, height, width].
-
-    They are told at the stride of the networks' maps, as in training, and brought to full size when
-    there is one number left for each class.
-    """
-    thin = jax.nn.softmax(planes[..., ::_STRIDE, ::_STRIDE], 0)
-    logits = jnp.tensordot(coefficients, surroundings(thin), 1)
-    maps = logits.reshape(-1, *logits.shape[-2:], 1)
-    full = resize_bilinear(maps, planes.shape[-2:]).reshape(planes.shape)
-    return jnp.take_along_axis(full, prediction[None], 0)[0]
 
 
 def eln_feature(p_right: jax.Array) -> jax.Array:
@@ -115,14 +92,12 @@ class Pixels(NamedTuple):
         p_right: float32 [pixels], the ELN's, or None.
         label: integers [pixels], the true classes.
         image: integers [pixels], which image each is of.
-        around: float32 [pixels, num_classes], `surroundings` of each, or None.
     """
 
     logits: np.ndarray
     p_right: np.ndarray | None
     label: np.ndarray
     image: np.ndarray
-    around: np.ndarray | None = None
 
 
 def fit(pixels: Pixels) -> Calibration:
@@ -135,8 +110,6 @@ def fit(pixels: Pixels) -> Calibration:
     if pixels.p_right is not None:
         judged = np.asarray(eln_feature(jnp.asarray(pixels.p_right)))
         inputs["logistic_eln"] = np.concatenate([features, judged[:, None]], axis=1)
-    if pixels.around is not None:
-        inputs["context"] = np.concatenate([features, pixels.around], axis=1)
     fitted = {}
     for name, seen in inputs.items():
         strength = choose_strength(seen, prediction, right, pixels.image, num_classes)

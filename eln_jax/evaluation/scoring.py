@@ -26,7 +26,6 @@ GATE_SCORES = {
     "eln": "eln",
     "eln_and_confidence": "eln",
     "class_calibrated": "logistic",
-    "context_calibrated": "context",
     "oracle": None,
 }
 

@@ -1,8 +1,7 @@
 """P(right) of a predicted class by a logistic regression of its own on what the prediction shows.
 
-The control that a learned gate has to beat, and two gates: they see the class probabilities of a
-pixel, one of them also of those around it, but no image. They are fitted on the host to predictions
-on labelled images.
+The control that a learned gate has to beat, and a gate: it sees the class probabilities of a pixel,
+but no image. It is fitted on the host to predictions on labelled images.
 """
 
 from collections.abc import Sequence
@@ -10,13 +9,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 # Beyond these odds a float32 probability can hardly go.
 _MOST_ODDS = 16.0
 _FEW_FEATURES = 3  # constant, odds and entropy come before the class probabilities
 _NEWTON_STEPS = 50
-_WINDOW = 15  # cells of the stride-4 map: 60 pixels
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 
@@ -47,33 +44,6 @@ def prediction_features(planes: jax.Array) -> tuple[jax.Array, jax.Array]:
     entropy = -(probability * log_probability).sum(0) / np.log(max(len(planes), 2))
     few = jnp.stack([jnp.ones_like(odds), odds, entropy])
     return prediction, jnp.concatenate([few, probability])
-
-
-def context_features(planes: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same, and what is predicted around.
-
-    Args:
-        planes: float32 [num_classes, batch, height, width] logits at stride 4.
-
-    Returns:
-        The predicted class, int32 [batch, height, width], and features, float32 [num_features +
-        num_classes, batch, height, width]: those of `prediction_features`, then `surroundings`.
-    """
-    prediction, features = prediction_features(planes)
-    return prediction, jnp.concatenate([features, surroundings(jax.nn.softmax(planes, 0))])
-
-
-def surroundings(probability: jax.Array) -> jax.Array:
-    """Mean of each class's probability over the 15 x 15 cells around, fewer at the map's sides.
-
-    Args:
-        probability: float32 [num_classes, batch, height, width].
-    """
-    height, width = probability.shape[-2:]
-    maps = probability.reshape(-1, height, width, 1)
-    for window in ((_WINDOW, 1), (1, _WINDOW)):
-        maps = nn.avg_pool(maps, window, padding="SAME", count_include_pad=False)
-    return maps.reshape(probability.shape)
 
 
 def logit_of_right(

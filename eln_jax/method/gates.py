@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from eln_jax.method.calibration import context_features, logit_of_right, prediction_features
+from eln_jax.method.calibration import logit_of_right, prediction_features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,20 +87,9 @@ def eln_where_confident(seen: Evidence, settings: GateSettings) -> jax.Array:
 
 def class_calibrated(seen: Evidence, settings: GateSettings) -> jax.Array:
     """P(right) by the predicted class's logistic regression on the class probabilities."""
-    return _p_right(seen, settings)
-
-
-def context_calibrated(seen: Evidence, settings: GateSettings) -> jax.Array:
-    """The same on the class probabilities around as well."""
-    return _p_right(seen, settings)
-
-
-def _p_right(seen: Evidence, settings: GateSettings) -> jax.Array:
     if seen.coefficients is None:
         raise ValueError(f"the gate {settings.gate} needs fitted coefficients")
-    features_of = GATES[settings.gate].features
-    assert features_of is not None
-    prediction, features = features_of(jnp.moveaxis(seen.logits, -1, 0))
+    prediction, features = prediction_features(jnp.moveaxis(seen.logits, -1, 0))
     return jax.nn.sigmoid(logit_of_right(prediction, features, seen.coefficients))
 
 
@@ -118,13 +107,12 @@ class Gate(NamedTuple):
     Attributes:
         score: in [0, 1].
         threshold: what `gate_threshold=0` stands for.
-        features: of a gate that is fitted: logits float32 [num_classes, batch, height, width] to
-            the predicted class and its features, as in `eln_jax.method.calibration`.
+        fitted: whether it needs coefficients, of `eln_jax.method.calibration.fit_by_class`.
     """
 
     score: Callable[[Evidence, GateSettings], jax.Array]
     threshold: float
-    features: Callable[[jax.Array], tuple[jax.Array, jax.Array]] | None = None
+    fitted: bool = False
 
 
 GATES: dict[str, Gate] = {
@@ -134,8 +122,7 @@ GATES: dict[str, Gate] = {
     "margin": Gate(margin, 0.9),
     "eln": Gate(eln, 0.5),
     "eln_and_confidence": Gate(eln_where_confident, 0.5),
-    "class_calibrated": Gate(class_calibrated, 0.9, prediction_features),
-    "context_calibrated": Gate(context_calibrated, 0.9, context_features),
+    "class_calibrated": Gate(class_calibrated, 0.9, fitted=True),
     "oracle": Gate(oracle, 0.5),
 }
 

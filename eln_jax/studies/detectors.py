@@ -15,7 +15,6 @@ from eln_jax.evaluation import calibrated
 from eln_jax.evaluation.detection import accuracy_at_coverage, expected_calibration_error
 from eln_jax.evaluation.findings import risk_coverage_points
 from eln_jax.evaluation.scoring import evaluate
-from eln_jax.method.calibration import surroundings
 from eln_jax.method.state import TrainState, student_variables
 from eln_jax.training import assembly
 from eln_jax.training.assembly import Parts
@@ -96,9 +95,7 @@ def _gather(parts: Parts, state: TrainState, progress: Progress) -> calibrated.P
 
     @jax.jit
     def look(image):
-        logits, eln_logits = parts.evaluation.network_with_eln(variables, image)
-        probability = jax.nn.softmax(jnp.moveaxis(logits.astype(jnp.float32), -1, 0), 0)
-        return logits, eln_logits, jnp.moveaxis(surroundings(probability), 0, -1)
+        return parts.evaluation.network_with_eln(variables, image)
 
     fill, void = parts.evaluation.padding_colour, parts.config.data.ignore_label
     offset = parts.config.crop_size[0] % 8
@@ -108,7 +105,7 @@ def _gather(parts: Parts, state: TrainState, progress: Progress) -> calibrated.P
     found = []
     for number, example in enumerate(read_examples(parts.data.train, labeled)):
         image, label = _padded(example["image"], example["label"], fill, void, offset)
-        logits, eln_logits, around = look(image[None])
+        logits, eln_logits = look(image[None])
         rows, columns = (
             np.round(np.linspace(0, side - 1, cells)).astype(int)
             for side, cells in zip(label.shape, logits.shape[1:3], strict=True)
@@ -122,7 +119,6 @@ def _gather(parts: Parts, state: TrainState, progress: Progress) -> calibrated.P
                 np.asarray(jax.nn.sigmoid(eln_logits.astype(jnp.float32))).ravel()[chosen],
                 truth[chosen],
                 np.full(len(chosen), number),
-                np.asarray(around)[0].reshape(-1, around.shape[-1])[chosen],
             )
         )
         progress.update(number + 1)

@@ -21,7 +21,6 @@ DETECTOR_NAMES = {
     "logistic": "logistic control",
     "eln": "ELN",
     "logistic_eln": "control with the ELN",
-    "context": "control with its surroundings",
 }
 _COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, "#e69f00", "#5b5f97", "#a31621", INK, FAINT)
 _DASHES = ("-", "--", ":")

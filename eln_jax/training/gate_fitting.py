@@ -32,18 +32,16 @@ _MOST_BATCHES = 50
 
 def unfitted_gate(config: Any) -> dict[str, jax.Array]:
     """What the train state holds before the first fit; empty for gates that need none."""
-    features_of = GATES[config.method.gate].features
-    if features_of is None:
+    if not GATES[config.method.gate].fitted:
         return {}
     classes = config.data.num_classes
-    _, features = jax.eval_shape(features_of, jax.ShapeDtypeStruct((classes, 1, 1, 1), jnp.float32))
-    return {"coefficients": jnp.zeros((classes, features.shape[0]))}
+    return {"coefficients": jnp.zeros((classes, calibration.num_features(classes)))}
 
 
 def fit_is_due(config: Any, steps: int) -> bool:
     """Whether the gate is fitted before the third phase's step number `steps`, from 0."""
     method = config.method
-    return GATES[method.gate].features is not None and steps % method.gate_fit_every == 0
+    return GATES[method.gate].fitted and steps % method.gate_fit_every == 0
 
 
 def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,14 +58,12 @@ def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> 
     """
     config, mesh = parts.config, parts.programs.mesh
     void = config.data.ignore_label
-    features_of = GATES[config.method.gate].features
-    assert features_of is not None
 
     def look(variables, image, label):
         logits, _ = parts.evaluation.network({"network": variables}, image)
         label = sample_nearest(label, (logits.shape[1], logits.shape[2]))
         thin = np.s_[:, ::_EVERY_NTH, ::_EVERY_NTH]
-        predicted, features = features_of(jnp.moveaxis(logits, -1, 0))
+        predicted, features = calibration.prediction_features(jnp.moveaxis(logits, -1, 0))
         return predicted[thin], features[:, *thin], label[thin]
 
     compiled = jax.jit(look, out_shardings=replicated(mesh))
@@ -109,6 +105,6 @@ def gate_calibration(method: Any, gate: Mapping[str, Any]) -> Calibration | None
 
 def evaluation_gate(method: Any, gate: Mapping[str, Any] | None = None) -> Gate | None:
     """The gate for maps at full size; None where it has to be fitted and is not at hand."""
-    if GATES[method.gate].features is not None and not gate:
+    if GATES[method.gate].fitted and not gate:
         return None
     return make_gate(gate_settings(method))

@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +7,6 @@ from eln_jax.evaluation import calibrated
 from eln_jax.evaluation.calibrated import Calibration, Pixels
 from eln_jax.evaluation.inference import Predictor
 from eln_jax.method.calibration import num_features
-from eln_jax.method.gates import Evidence, GateSettings, context_calibrated
 
 
 def labelled(count=3000, sharpness=2.5, classes=4):
@@ -101,23 +99,6 @@ def test_without_an_eln_its_calibration_is_left_out():
 def test_the_elns_feature_is_finite_where_it_is_certain():
     feature = calibrated.eln_feature(jnp.array([0.0, 0.5, 1.0]))
     np.testing.assert_allclose(feature, [-16, 0, 16], atol=1)
-
-
-def test_the_surroundings_at_full_size_are_those_of_the_networks_map():
-    rng = np.random.default_rng(4)
-    coarse = jnp.asarray(2 * rng.normal(size=(3, 5, 5, 4)), jnp.float32)
-    logits = jax.image.resize(coarse, (3, 33, 33, 4), "linear")
-    coefficients = jnp.asarray(rng.normal(size=(4, num_features(4) + 4)), jnp.float32)
-    calibration = Calibration(context=coefficients)
-    predictor = Predictor(lambda outputs, _: (outputs, None), logits[:1], pad_multiple=128,
-                          pad_offset=1, calibration=calibration)  # fmt: skip
-    maps = predictor.predict(np.zeros((129, 129, 3), np.uint8))
-    seen = Evidence(logits[:1], jnp.zeros(()), coefficients)
-    expected = context_calibrated(seen, GateSettings(gate="context_calibrated"))
-    found = maps.scores()["context"][::4, ::4]
-    same = maps.prediction[::4, ::4] == np.asarray(logits[0].argmax(-1))
-    assert same.mean() > 0.99
-    np.testing.assert_allclose(found[same], np.asarray(expected[0])[same], atol=1e-3)
 
 
 def test_a_predictor_gives_the_scores_as_maps():

@@ -35,16 +35,6 @@ def test_features_stay_finite_where_a_class_is_certain_or_impossible():
         assert -16 <= features[1, 0] <= 16
 
 
-def test_the_surroundings_are_the_mean_of_the_cells_within_seven():
-    rng = np.random.default_rng(5)
-    probability = rng.random((2, 3, 20, 9)).astype(np.float32)
-    found = calibration.surroundings(jnp.asarray(probability))
-    for row, column in ((0, 0), (10, 4), (19, 8), (3, 7)):
-        near = np.s_[max(row - 7, 0) : row + 8, max(column - 7, 0) : column + 8]
-        expected = probability[:, :, *near].mean((2, 3))
-        np.testing.assert_allclose(found[:, :, row, column], expected, rtol=1e-5)
-
-
 def test_newton_finds_what_a_general_optimiser_finds():
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(60, 4)), rng.random(60) < 0.3

@@ -160,7 +160,7 @@ def test_detectors_are_judged_on_the_prediction_that_validation_judged(studied):
     found = json.loads((studied / "out" / "results.json").read_text())["detectors"]
     (judged,) = found["none"].values()
     given = {"max_prob", "entropy", "margin", "eln"}
-    fitted = {"temperature", "class_confidence", "logistic", "logistic_eln", "context"}
+    fitted = {"temperature", "class_confidence", "logistic", "logistic_eln"}
     assert {name.split("/")[0] for name in judged["figures"]} == given | fitted
     assert judged["step"] == 6
     assert judged["fitted_to"]["images"] == 4

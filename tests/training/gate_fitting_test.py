@@ -18,7 +18,7 @@ from tests.tiny import compiling_once, tiny_config
 from tests.training.loop_test import CrashError, CrashingDisplay, rows
 
 FITTED = {
-    "method__gate": "context_calibrated",
+    "method__gate": "class_calibrated",
     "method__gate_threshold": "0.3",
     "method__gate_fit_every": "2",
     "steps__semi_supervised": "5",
@@ -57,7 +57,7 @@ def test_the_coefficients_are_those_of_the_teacher_when_last_fitted(fitted):
     label = batch["label"][:, side][:, :, side]
     planes = jnp.moveaxis(logits, -1, 0)
     predicted, features = (
-        np.asarray(x)[..., ::2, ::2] for x in calibration.context_features(planes)
+        np.asarray(x)[..., ::2, ::2] for x in calibration.prediction_features(planes)
     )
     valid = label != source.ignore_label
     right = (predicted == label)[valid]
@@ -68,10 +68,10 @@ def test_the_coefficients_are_those_of_the_teacher_when_last_fitted(fitted):
 
 def test_the_gate_is_judged_on_val(fitted):
     last = [row for row in rows(fitted) if row["split"] == "val"][-1]
-    assert {"context/auroc", "eln/auroc", "pseudo_label/kept"} <= set(last)
+    assert {"logistic/auroc", "eln/auroc", "pseudo_label/kept"} <= set(last)
     assert [name for name in last if name.startswith("pseudo_label/kept/")]
     before = [row for row in rows(fitted) if row["split"] == "val" and row["phase"] == "eln"][-1]
-    assert not [name for name in before if name.startswith(("context", "pseudo_label"))]
+    assert not [name for name in before if name.startswith(("logistic", "pseudo_label"))]
 
 
 @pytest.mark.parametrize("at_step", [8, pytest.param(10, marks=pytest.mark.slow)])
