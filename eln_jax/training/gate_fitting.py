@@ -3,6 +3,7 @@
 The coefficients live in the train state, so a checkpoint has them and a resume is exact.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -58,15 +59,7 @@ def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> 
     """
     config, mesh = parts.config, parts.programs.mesh
     void = config.data.ignore_label
-
-    def look(variables, image, label):
-        logits, _ = parts.evaluation.network({"network": variables}, image)
-        label = sample_nearest(label, (logits.shape[1], logits.shape[2]))
-        thin = np.s_[:, ::_EVERY_NTH, ::_EVERY_NTH]
-        predicted, features = calibration.prediction_features(jnp.moveaxis(logits, -1, 0))
-        return predicted[thin], features[:, *thin], label[thin]
-
-    compiled = jax.jit(look, out_shardings=replicated(mesh))
+    look = _look(parts.evaluation.network, mesh)
     once = -(-len(parts.data.partition.labeled) // config.batch_size_labeled)
     found = []
     iterator = iter(parts.data.streams["labeled"])
@@ -74,7 +67,7 @@ def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> 
     try:
         for _ in range(min(_MOST_BATCHES, once)):
             batch = put_batch(next(iterator), mesh)
-            seen = compiled(state.teacher, batch["image"], batch["label"])
+            seen = look(state.teacher, batch["image"], batch["label"])
             predicted, features, label = (np.asarray(x) for x in seen)
             found.append(_valid(predicted, features, label, void))
     finally:
@@ -84,6 +77,21 @@ def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> 
         features, predicted, right, config.data.num_classes, _STRENGTH
     )
     return {"coefficients": jax.device_put(coefficients, replicated(mesh))}
+
+
+@functools.lru_cache(maxsize=1)
+def _look(network, mesh):
+    """The program that a fit runs on each batch, compiled once for all fits of a run."""
+
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def look(variables, image, label):
+        logits, _ = network({"network": variables}, image)
+        label = sample_nearest(label, (logits.shape[1], logits.shape[2]))
+        thin = np.s_[:, ::_EVERY_NTH, ::_EVERY_NTH]
+        predicted, features = calibration.prediction_features(jnp.moveaxis(logits, -1, 0))
+        return predicted[thin], features[:, *thin], label[thin]
+
+    return look
 
 
 def _valid(predicted, features, label, void):

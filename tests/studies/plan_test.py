@@ -22,7 +22,7 @@ def write_study(folder, **changes):
     """A study's file on the tiny configuration."""
     fields = {
         "config": QUICKSTART,
-        "overrides": FIELDS | {"data.partition_seed": "{seed}"},
+        "overrides": FIELDS | {"data.partition_seed": "{seed}", "checkpoint.every": "3"},
         "arms": ARMS,
         "seeds": (0, 1),
         "reference": "none",

@@ -23,6 +23,7 @@ FITTED = {
     "method__gate_fit_every": "2",
     "steps__semi_supervised": "5",
     "eval__every": "20",
+    "checkpoint__every": "2",
 }
 
 
