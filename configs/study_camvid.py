@@ -26,6 +26,12 @@ ALL_LABELS = SUPERVISED | {"data.partition": "", "data.labeled_fraction": 1.0}
 # The ELN whose encoder keeps its pretrained weights and sees no prediction.
 FROZEN = {"model.eln_frozen_encoder": True, "model.eln_input": "image_and_probabilities"}
 
+# The ELN that corrects the confidence calibrated by class.
+RESIDUAL = {"model.eln_residual": True}
+
+# The ELN that learns from the mistakes of the main decoder alone.
+MAIN_ALONE = {"model.num_aux_decoders": 0, "method.loss_ceilings": ()}
+
 GATES = {
     "supervised_only": SUPERVISED,
     "none": {"method.gate": "none"} | RESTING,
@@ -40,6 +46,7 @@ GATES = {
     "eln_soft": {"method.gate": "eln", "method.gate_mode": "soft"},
     "eln_and_confidence": {"method.gate": "eln_and_confidence"},
     "eln_frozen": {"method.gate": "eln"} | FROZEN,
+    "eln_residual": {"method.gate": "eln"} | RESIDUAL | MAIN_ALONE,
     "all_labels": ALL_LABELS,
 }
 
@@ -55,6 +62,10 @@ ELNS = {
     "no_image": {"model.eln_input": "logits"},
     "frozen_encoder": FROZEN,
     "frozen_encoder_simulated": FROZEN | {"method.simulated_weight": 1.0},
+    "main_alone": MAIN_ALONE,
+    "residual": RESIDUAL,
+    "residual_main_alone": RESIDUAL | MAIN_ALONE,
+    "residual_frozen_encoder_main_alone": RESIDUAL | FROZEN | MAIN_ALONE,
 }
 
 OFFICIAL = {

@@ -51,7 +51,6 @@ AT_LEAST_ONE = (
     "batch_size_labeled",
     "batch_size_unlabeled",
     "steps.supervised",
-    "model.num_aux_decoders",
     "model.width",
     "model.low_width",
     "model.embedding_size",
@@ -70,6 +69,7 @@ AT_LEAST_ONE = (
 )
 NOT_NEGATIVE = (
     "seed",
+    "model.num_aux_decoders",
     "steps.eln",
     "steps.semi_supervised",
     "data.labeled_count",

@@ -38,7 +38,7 @@ def official_configuration(
     config = apply_official(default_config())
     config.dtype = "float32"  # theirs is mixed precision in training alone
     config.model.encoder, config.model.eln_encoder = encoder, eln_encoder
-    config.model.num_aux_decoders = max(num_aux_decoders, 1)  # not used, and no field can say 0
+    config.model.num_aux_decoders = num_aux_decoders
     is_cityscapes = num_classes == len(cityscapes.CLASS_NAMES)
     config.data.geometry = "crop" if is_cityscapes else "warp"
     config.eval.protocol = "original" if is_cityscapes else "warp"

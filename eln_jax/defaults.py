@@ -66,7 +66,9 @@ def _model() -> Any:
     model.architecture = "official"
     model.output_stride = 16  # pixels per deepest feature: 8 | 16 (paper: 16)
     model.pretrained = "imagenet"  # encoder weights: "" (random) | "imagenet" | a file
-    model.num_aux_decoders = 2  # K decoders that make mistakes for the ELN to find (paper: 2)
+    # K decoders that make mistakes for the ELN to find (paper: 2); with 0 it learns from the main
+    # decoder's mistakes alone, in a third of the time.
+    model.num_aux_decoders = 2
     model.width = 256  # channels of ASPP, decoder and heads (paper: 256)
     model.low_width = 48  # channels of the low-level features in the decoder (paper: 48)
     model.embedding_size = 128  # channels of the contrastive embedding (paper: 128)
@@ -79,6 +81,8 @@ def _model() -> Any:
     # The ELN's encoder sees the image alone and stays as it is; the prediction joins its features.
     # Less to overfit with few labels, and a cheaper step. It wants pretrained weights.
     model.eln_frozen_encoder = False  # (paper: trained, and sees the prediction)
+    # The ELN corrects the log odds of the predicted class, which it scales and shifts by class.
+    model.eln_residual = False  # (paper: it judges by itself)
     model.eln_pretrained = "imagenet"  # as `pretrained`, for the ELN
     # First convolution of the ELN, which sees more channels than an image: "random" (official), or
     # "pretrained": the image's channels from the pretrained weights, the new ones small.

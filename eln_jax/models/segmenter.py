@@ -99,6 +99,7 @@ def build_networks(
     eln_dropout: tuple[float, float, float] = (0.5, 0.5, 0.1),
     eln_input: str = "image_and_logits",
     eln_frozen_encoder: bool = False,
+    eln_residual: bool = False,
     rematerialize: bool = False,
     dtype: Any = jnp.float32,
     param_dtype: Any = jnp.float32,
@@ -119,6 +120,7 @@ def build_networks(
         eln_dropout: as `dropout`, in the ELN.
         eln_input: what the ELN sees, as in `models.eln.eln_input`.
         eln_frozen_encoder: whether the ELN's encoder sees the image alone and is not trained.
+        eln_residual: whether the ELN corrects the predicted class's log odds, calibrated by class.
         rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic.
         param_dtype: of the weights.
@@ -139,6 +141,7 @@ def build_networks(
         eln_dropout,
         eln_input,
         eln_frozen_encoder,
+        eln_residual,
         **types,
     )
     student_encoder = ENCODERS[encoder](output_stride=output_stride, **types)

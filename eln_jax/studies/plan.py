@@ -47,7 +47,10 @@ _AFTER_FIRST_PHASE = (
     "method.record_all_batch_stats",
     "method.simulated_weight",
     "method.void_is_error",
+    "model.eln_frozen_encoder",
     "model.eln_input",
+    "model.eln_residual",
+    "model.num_aux_decoders",
 )
 _KEYS = {"config": str, "overrides": dict, "arms": dict, "seeds": tuple, "reference": str}
 

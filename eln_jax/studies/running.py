@@ -49,7 +49,11 @@ def train_runs(runs: Sequence[Run], output: Path) -> int:
             )
             if run.parent is not None:
                 branching.branch_off(
-                    run.config, folder, output / run.parent.folder, run.parent.until
+                    run.config,
+                    folder,
+                    run.parent.config,
+                    output / run.parent.folder,
+                    run.parent.until,
                 )
             if not _is_trained(run, output):
                 config_json = configuration.to_json(run.config)

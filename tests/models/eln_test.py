@@ -7,7 +7,7 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from eln_jax.models.eln import ErrorLocalizationNetwork, eln_input
+from eln_jax.models.eln import ClassCalibration, ErrorLocalizationNetwork, eln_input
 from eln_jax.models.encoders import ENCODERS
 
 TINY = ErrorLocalizationNetwork(
@@ -128,3 +128,30 @@ def test_parameters_of_the_paper():
     assert params["fusion"]["low_conv"]["kernel"].shape == (1, 1, 64, 48)
     assert params["head"]["conv2"]["kernel"].shape == (1, 1, 256, 1)
     assert sorted(params) == ["aspp", "encoder", "fusion", "head"]
+
+
+def test_a_residual_eln_adds_to_the_odds_of_the_predicted_class():
+    image, logits = inputs()
+    eln = TINY.clone(residual=True)
+    weights = jax.jit(eln.init)(jax.random.key(0, impl="rbg"), image, logits)
+    both = jax.jit(eln.apply)(weights, image, logits)
+    rest = jax.tree.map(lambda x: x, weights)
+    del rest["params"]["calibration"]
+    correction = jax.jit(TINY.apply)(rest, image, logits)
+    probability = softmax(logits, -1).max(-1)
+    odds = np.log(probability / (1 - probability))
+    np.testing.assert_allclose(both - correction, odds, rtol=1e-4, atol=1e-4)
+
+
+def test_calibration_scales_and_shifts_by_predicted_class():
+    _, logits = inputs()
+    calibration = ClassCalibration()
+    weights = calibration.init(jax.random.key(0), logits)
+    scale, offset = np.array([0.1, 0.0, -0.05, 0.2]), np.array([0.3, -0.2, 0.0, 0.1])
+    fitted = {"params": {"scale": jnp.asarray(scale), "offset": jnp.asarray(offset)}}
+    odds = calibration.apply(weights, logits)
+    predicted = np.asarray(logits).argmax(-1)
+    expected = (1 + 10 * scale[predicted]) * odds + 10 * offset[predicted]
+    np.testing.assert_allclose(calibration.apply(fitted, logits), expected, rtol=1e-4, atol=1e-5)
+    certain = jnp.zeros_like(logits).at[..., 1].set(1e4)
+    np.testing.assert_array_equal(calibration.apply(weights, certain), 16)

@@ -29,6 +29,12 @@ CALIBRATED = {
     "method.gate_threshold": 0.3,
     "method.gate_fit_every": 2,
 }
+# Its networks are others than the first trunk's.
+RESIDUAL = ARMS["none"] | {
+    "model.eln_residual": True,
+    "model.num_aux_decoders": 0,
+    "method.loss_ceilings": (),
+}
 TRAININGS = 4  # with two trunks
 
 
@@ -50,10 +56,12 @@ def runs_of(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ["alone", "calibrated"])
+@pytest.mark.parametrize("arm", ["alone", "calibrated", "residual"])
 def test_an_arm_is_the_run_that_it_would_have_been_alone(studied, tmp_path, arm):
     shutil.copytree(studied / "out", tmp_path / "out")
-    assert study.main(command(tmp_path, ARMS | {"calibrated": CALIBRATED})) == 0
+    assert (
+        study.main(command(tmp_path, ARMS | {"calibrated": CALIBRATED, "residual": RESIDUAL})) == 0
+    )
     config = by_arm(runs_of(tmp_path))[arm].config
     with Progress() as display:
         loop.train_and_evaluate(config, configuration.to_json(config), tmp_path / "run", display)
