@@ -103,7 +103,7 @@ def test_an_override_is_read_as_the_type_of_its_field(name, text, value):
         ("optim.warmup_steps", "100000", "fewer than"),
         ("model.encoder", "resnet51", "Did you mean resnet50?"),
         ("model.num_aux_decoders", "3", "method.loss_ceilings"),
-        ("model.num_aux_decoders", "-1", "negative"),
+        ("model.num_aux_decoders", "-1", "0 or more"),
         ("model.dropout", "(0.1, 1.5, 0)", "three rates"),
         ("method.gate", "elm", "Did you mean eln?"),
         ("method.ema_decay", "1.5", "between 0 and 1"),
