@@ -321,11 +321,12 @@ def _check_method(config: Any) -> None:
         rates = model[name]
         if len(rates) != 3 or not all(0 <= rate <= 0.99 for rate in rates):
             raise UserError(f"model.{name}={rates} must be three rates from 0 to 0.99.")
-    if model.eln_frozen_encoder and model.eln_input == "logits":
-        raise UserError(
-            "model.eln_frozen_encoder=True needs the image, which model.eln_input=logits hides: "
-            "give another eln_input, or False."
-        )
+    for name in ("eln_frozen_encoder", "eln_second_opinion"):
+        if model[name] and model.eln_input == "logits":
+            raise UserError(
+                f"model.{name}=True needs the image, which model.eln_input=logits hides: give "
+                "another eln_input, or False."
+            )
     _check_gate(method, steps)
     if not method.average_batch_stats and not method.pseudo_label_batch_stats:
         raise UserError(

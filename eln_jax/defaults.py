@@ -81,8 +81,9 @@ def _model() -> Any:
     # The ELN's encoder sees the image alone and stays as it is; the prediction joins its features.
     # Less to overfit with few labels, and a cheaper step. It wants pretrained weights.
     model.eln_frozen_encoder = False  # (paper: trained, and sees the prediction)
-    # The ELN corrects the log odds of the predicted class, which it scales and shifts by class.
-    model.eln_residual = False  # (paper: it judges by itself)
+    # The ELN segments the image itself, and compares the prediction with that by a logistic
+    # regression for each predicted class (docs/method.md). It needs no auxiliary decoders.
+    model.eln_second_opinion = False  # (paper: it judges from the image and the prediction)
     model.eln_pretrained = "imagenet"  # as `pretrained`, for the ELN
     # First convolution of the ELN, which sees more channels than an image: "random" (official), or
     # "pretrained": the image's channels from the pretrained weights, the new ones small.

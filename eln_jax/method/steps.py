@@ -63,6 +63,7 @@ class MethodSettings(gates.GateSettings):
     second_strong_view: bool = False
     feature_dropout: float = 0.0
     eln_in_semi_supervised: bool = True
+    eln_second_opinion: bool = False
 
 
 @dataclass(frozen=True)
@@ -383,9 +384,14 @@ def _labeled_terms(params, old, student, batch, key, args):
         names.insert(0, "simulated")  # the main decoder's prediction stays the last
         predictions.insert(0, made_up.astype(logits.dtype))
         eln_weights.insert(0, settings.eln_weight * settings.simulated_weight)
-    eln_losses, eln_stats, error_shares = _eln_terms(params, old, predictions, batch, key, args)
+    eln_losses, opinion_loss, eln_stats, error_shares = _eln_terms(
+        params, old, predictions, batch, key, args
+    )
     total = total + settings.aux_weight * sum(learning.values())
     total = total + sum(w * loss for w, loss in zip(eln_weights, eln_losses, strict=True))
+    if opinion_loss is not None:
+        total = total + settings.eln_weight * opinion_loss
+        metrics["opinion_loss"] = opinion_loss
     metrics |= _with_sum("aux_loss", aux_losses)
     metrics |= {f"aux_learns/{n}": (v > 0).astype(jnp.float32) for n, v in learning.items()}
     by_name = dict(zip(names, eln_losses, strict=True))
@@ -415,14 +421,16 @@ def _aux_names(settings) -> list[str]:
 def _eln_terms(params, old, predictions, batch, key, args):
     """The ELN's loss on every prediction, in one batched pass with statistics of their own.
 
-    It will judge predictions of the main decoder, the last of these, by its running statistics:
-    those of the others, which err more, would spoil them.
+    And the loss of its own segmentation of the image, if it makes one; the student's loss. It will
+    judge predictions of the main decoder, the last of these, by its running statistics: those of
+    the others, which err more, would spoil them.
     """
     settings, label = args.settings, batch["labeled"]["label"]
     image = _for_eln(views.to_unit(batch["labeled"]["image"]), args)
     size, count = label.shape[1:], len(predictions)
     logits = jax.lax.stop_gradient(jnp.concatenate(predictions))
-    eln_logits, updates = args.networks.eln.apply(
+    judge = partial(
+        args.networks.eln.apply,
         {"params": params["eln"], "batch_stats": old.batch_stats["eln"]},
         image,
         logits,
@@ -435,6 +443,12 @@ def _eln_terms(params, old, predictions, batch, key, args):
         mutable=["batch_stats"],
         rngs={"dropout": jax.random.fold_in(key, 3)},
     )
+    opinion_loss = None
+    if settings.eln_second_opinion:
+        (eln_logits, opinion), updates = judge(method="judge")
+        opinion_loss = _supervised_loss(opinion, label, args)
+    else:
+        eln_logits, updates = judge()
     eln_logits = args.resize(eln_logits[..., None], size)[..., 0]
     predicted = args.resize(logits, size).argmax(-1)
     valid = label != settings.ignore_label
@@ -449,7 +463,7 @@ def _eln_terms(params, old, predictions, batch, key, args):
         )
         wrong = (~correct_mask & valid).sum(dtype=jnp.float32)
         error_shares.append(losses.mean((wrong, valid.sum(dtype=jnp.float32))))
-    return eln_losses, updates["batch_stats"], error_shares
+    return eln_losses, opinion_loss, updates["batch_stats"], error_shares
 
 
 def _teacher_forward(old, weak, args):

@@ -1,6 +1,6 @@
 """The Error Localization Network: where is this prediction right? (paper section 3.2)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,25 @@ from eln_jax.models.deeplab import Aspp, Fusion, Head
 from eln_jax.models.layers import Features, Groups, call, resize_bilinear
 
 
+class Judgement(NamedTuple):
+    """What the ELN says.
+
+    Attributes:
+        right: float32 [n * batch, height/4, width/4], a logit of "the predicted class is right".
+        opinion: float32 [batch, height/4, width/4, num_classes], logits of the class that it would
+            choose itself; None unless `second_opinion`.
+    """
+
+    right: jax.Array
+    opinion: jax.Array | None = None
+
+
 class ErrorLocalizationNetwork(nn.Module):
     """Judges each pixel of a segmentation from the image, the prediction and its entropy.
 
     Attributes:
         encoder: module that returns `Features`; its first convolution sees image channels,
-            entropy, logits, in this order, or the image alone if it is frozen.
+            entropy, logits, in this order; the image alone if it is frozen or `second_opinion`.
         width: channels of ASPP, fusion and head.
         low_width: channels that the low features are reduced to.
         rates: dilation of ASPP's branches.
@@ -25,8 +38,8 @@ class ErrorLocalizationNetwork(nn.Module):
         frozen_encoder: the encoder sees the image alone and stays as it is, its running statistics
             too; the prediction joins its features. With few labels there is less to overfit, and
             several predictions of an image share one pass of the encoder.
-        residual: what ASPP, fusion and head say is added to the log odds of the predicted class,
-            scaled and shifted by class (`ClassCalibration`).
+        second_opinion: it sees the image alone and segments it itself; what it says of a prediction
+            comes from comparing the two (`Comparison`).
         rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic; the result is float32.
         param_dtype: of the weights.
@@ -39,12 +52,11 @@ class ErrorLocalizationNetwork(nn.Module):
     dropout: tuple[float, float, float] = (0.5, 0.5, 0.1)
     sees: str = "image_and_logits"
     frozen_encoder: bool = False
-    residual: bool = False
+    second_opinion: bool = False
     rematerialize: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(
         self,
         image: jax.Array,
@@ -54,7 +66,20 @@ class ErrorLocalizationNetwork(nn.Module):
         dropout: bool = False,
         groups: Groups = None,
     ) -> jax.Array:
-        """Returns a logit a pixel of "the predicted class is right".
+        """Returns a logit a pixel of "the predicted class is right"; arguments as of `judge`."""
+        return self.judge(image, logits, train=train, dropout=dropout, groups=groups).right
+
+    @nn.compact
+    def judge(
+        self,
+        image: jax.Array,
+        logits: jax.Array,
+        *,
+        train: bool = False,
+        dropout: bool = False,
+        groups: Groups = None,
+    ) -> Judgement:
+        """Judges predictions, and tells its own if it has one.
 
         Args:
             image: normalised images [batch, height, width, 3].
@@ -62,32 +87,39 @@ class ErrorLocalizationNetwork(nn.Module):
                 all images' first ones first; no gradient goes back to them.
             train: batch norm uses, and records, batch statistics.
             dropout: dropout is active (random numbers "dropout").
-            groups: sizes of the parts of the batch with statistics of their own.
-
-        Returns:
-            float32 [n * batch, height/4, width/4].
+            groups: sizes of the parts of the batch of predictions with statistics of their own.
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         again = self.rematerialize and train
-        mode = {"train": train, "dropout": dropout, "groups": groups, "rematerialize": again}
         count = logits.shape[0] // image.shape[0]
-        if self.frozen_encoder:
-            features = jax.tree.map(lax.stop_gradient, self.encoder(image, train=False))
-            features = jax.tree.map(lambda x: jnp.concatenate([x] * count), features)
-            features = _join(features, prediction_maps(logits, self.sees).astype(self.dtype))
-        else:
-            x = eln_input(jnp.concatenate([image] * count), logits, self.sees)
-            features = self.encoder(x, train=train, groups=groups)
+        if self.second_opinion:
+            groups = None  # of the predictions, none of which its own segmentation sees
+        mode = {"train": train, "dropout": dropout, "groups": groups, "rematerialize": again}
+        features = self._features(image, logits, count, train, groups)
         aspp = Aspp(self.width, self.rates, self.dropout[0], name="aspp", **types)
         x = call(aspp, features.high, **mode)
         fusion = Fusion(self.width, self.low_width, self.dropout[1:], name="fusion", **types)
         x = call(fusion, x, features.low, **mode)
-        head = Head(self.width, 1, name="head", **types)
-        result = call(head, x, rematerialize=again)[..., 0]
-        if self.residual:
-            seen = resize_bilinear(logits, (result.shape[1], result.shape[2]))
-            result += ClassCalibration(name="calibration")(seen)
-        return result
+        outputs = logits.shape[-1] if self.second_opinion else 1
+        result = call(Head(self.width, outputs, name="head", **types), x, rematerialize=again)
+        if not self.second_opinion:
+            return Judgement(result[..., 0])
+        seen = resize_bilinear(logits.astype(jnp.float32), (result.shape[1], result.shape[2]))
+        compared = Comparison(name="comparison")(seen, jnp.concatenate([result] * count))
+        return Judgement(compared, result)
+
+    def _features(self, image, logits, count, train, groups) -> Features:
+        """The encoder's features, of each prediction or, for an opinion, of each image."""
+        if self.second_opinion and not self.frozen_encoder:
+            return self.encoder(image, train=train)
+        if not self.frozen_encoder:
+            x = eln_input(jnp.concatenate([image] * count), logits, self.sees)
+            return self.encoder(x, train=train, groups=groups)
+        features = jax.tree.map(lax.stop_gradient, self.encoder(image, train=False))
+        if self.second_opinion:
+            return features
+        features = jax.tree.map(lambda x: jnp.concatenate([x] * count), features)
+        return _join(features, prediction_maps(logits, self.sees).astype(self.dtype))
 
 
 # Adam moves a weight by about the learning rate a step, whatever its gradient: at 2e-3 an offset of
@@ -96,26 +128,44 @@ _HASTE = 10.0
 _MOST_ODDS = 16.0
 
 
-class ClassCalibration(nn.Module):
-    """The log odds of the predicted class, with a scale and an offset for each class.
+class Comparison(nn.Module):
+    """Is the predicted class right, by the prediction and a second opinion?
 
-    It begins as the odds themselves. With few labels these are most of what can be learnt about
-    errors: which classes are often wrong, and how much a network's confidence in each is worth.
+    A logistic regression for each predicted class on what both show of it: the class's log odds,
+    the entropy and all probabilities. So it learns which classes are often wrong, and how much each
+    of the two is worth there. It begins as the mean of both log odds.
     """
 
     @nn.compact
-    def __call__(self, logits: jax.Array) -> jax.Array:
-        """Maps a decoder's logits [..., num_classes] to a float32 logit of "right" [...].
+    def __call__(self, logits: jax.Array, opinion: jax.Array) -> jax.Array:
+        """Maps two logits [..., num_classes] to a float32 logit of "logits.argmax is right" [...].
 
-        No gradient goes back to the logits.
+        No gradient goes back: an opinion that learnt to foretell mistakes would be none.
         """
-        logits = lax.stop_gradient(logits).astype(jnp.float32)
-        predicted = nn.one_hot(logits.argmax(-1), logits.shape[-1])
-        others = nn.logsumexp(jnp.where(predicted > 0, -jnp.inf, logits), axis=-1)
-        odds = jnp.clip(logits.max(-1) - others, -_MOST_ODDS, _MOST_ODDS)
-        scale = self.param("scale", nn.initializers.zeros, logits.shape[-1:])
-        offset = self.param("offset", nn.initializers.zeros, logits.shape[-1:])
-        return (1.0 + _HASTE * predicted @ scale) * odds + _HASTE * predicted @ offset
+        logits, opinion = (lax.stop_gradient(x).astype(jnp.float32) for x in (logits, opinion))
+        num_classes = logits.shape[-1]
+        predicted = nn.one_hot(logits.argmax(-1), num_classes)
+        shown = jnp.concatenate([_shown(logits, predicted), _shown(opinion, predicted)], -1)
+        kernel = self.param("kernel", nn.initializers.zeros, (num_classes, shown.shape[-1]))
+        offset = self.param("offset", nn.initializers.zeros, (num_classes,))
+        odds = (shown[..., 0] + shown[..., num_classes + 2]) / 2
+        return odds + _HASTE * ((predicted @ kernel * shown).sum(-1) + predicted @ offset)
+
+
+def _shown(logits: jax.Array, predicted: jax.Array) -> jax.Array:
+    """Log odds of the predicted class, entropy in [0, 1], probabilities: [..., num_classes + 2].
+
+    Args:
+        logits: float32 [..., num_classes].
+        predicted: float32 [..., num_classes], 1 at the predicted class.
+    """
+    log_probability = nn.log_softmax(logits)
+    others = nn.logsumexp(jnp.where(predicted > 0, -jnp.inf, log_probability), axis=-1)
+    odds = (predicted * log_probability).sum(-1) - others
+    probability = jnp.exp(log_probability)
+    entropy = -(probability * log_probability).sum(-1) / jnp.log(logits.shape[-1])
+    few = jnp.stack([jnp.clip(odds, -_MOST_ODDS, _MOST_ODDS), entropy], -1)
+    return jnp.concatenate([few, probability], -1)
 
 
 def eln_input(image: jax.Array, logits: jax.Array, sees: str = "image_and_logits") -> jax.Array:

@@ -99,7 +99,7 @@ def build_networks(
     eln_dropout: tuple[float, float, float] = (0.5, 0.5, 0.1),
     eln_input: str = "image_and_logits",
     eln_frozen_encoder: bool = False,
-    eln_residual: bool = False,
+    eln_second_opinion: bool = False,
     rematerialize: bool = False,
     dtype: Any = jnp.float32,
     param_dtype: Any = jnp.float32,
@@ -120,7 +120,7 @@ def build_networks(
         eln_dropout: as `dropout`, in the ELN.
         eln_input: what the ELN sees, as in `models.eln.eln_input`.
         eln_frozen_encoder: whether the ELN's encoder sees the image alone and is not trained.
-        eln_residual: whether the ELN corrects the predicted class's log odds, calibrated by class.
+        eln_second_opinion: whether the ELN segments the image itself and compares.
         rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic.
         param_dtype: of the weights.
@@ -141,7 +141,7 @@ def build_networks(
         eln_dropout,
         eln_input,
         eln_frozen_encoder,
-        eln_residual,
+        eln_second_opinion,
         **types,
     )
     student_encoder = ENCODERS[encoder](output_stride=output_stride, **types)

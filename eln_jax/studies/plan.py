@@ -49,7 +49,7 @@ _AFTER_FIRST_PHASE = (
     "method.void_is_error",
     "model.eln_frozen_encoder",
     "model.eln_input",
-    "model.eln_residual",
+    "model.eln_second_opinion",
     "model.num_aux_decoders",
 )
 _KEYS = {"config": str, "overrides": dict, "arms": dict, "seeds": tuple, "reference": str}

@@ -29,7 +29,7 @@ def make_networks(config: Any) -> Networks:
         eln_dropout=tuple(model.eln_dropout),
         eln_input=model.eln_input,
         eln_frozen_encoder=model.eln_frozen_encoder,
-        eln_residual=model.eln_residual,
+        eln_second_opinion=model.eln_second_opinion,
         rematerialize=config.rematerialize,
         dtype=jnp.dtype(config.dtype),
     )

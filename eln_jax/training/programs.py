@@ -176,5 +176,6 @@ def _method_settings(config: Any, class_weights: tuple[float, ...] | None) -> st
         eln_input_mean=statistics[2],
         eln_input_std=statistics[3],
         class_weights=class_weights,
+        eln_second_opinion=config.model.eln_second_opinion,
         **{name: value for name, value in block.items() if name not in handled},
     )

@@ -1,5 +1,7 @@
 """The Error Localization Network: what it sees, what it returns, what it does not train."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from eln_jax.models.eln import ClassCalibration, ErrorLocalizationNetwork, eln_input
+from eln_jax.models.eln import Comparison, ErrorLocalizationNetwork, eln_input
 from eln_jax.models.encoders import ENCODERS
 
 TINY = ErrorLocalizationNetwork(
@@ -130,28 +132,64 @@ def test_parameters_of_the_paper():
     assert sorted(params) == ["aspp", "encoder", "fusion", "head"]
 
 
-def test_a_residual_eln_adds_to_the_odds_of_the_predicted_class():
+@pytest.fixture(scope="module")
+def opinionated():
+    eln = TINY.clone(second_opinion=True)
+    return eln, jax.jit(eln.init)(jax.random.key(0, impl="rbg"), *inputs())
+
+
+def test_a_second_opinion_is_of_the_image_alone_and_counts_as_much_as_the_prediction(opinionated):
+    eln, weights = opinionated
     image, logits = inputs()
-    eln = TINY.clone(residual=True)
-    weights = jax.jit(eln.init)(jax.random.key(0, impl="rbg"), image, logits)
-    both = jax.jit(eln.apply)(weights, image, logits)
-    rest = jax.tree.map(lambda x: x, weights)
-    del rest["params"]["calibration"]
-    correction = jax.jit(TINY.apply)(rest, image, logits)
-    probability = softmax(logits, -1).max(-1)
-    odds = np.log(probability / (1 - probability))
-    np.testing.assert_allclose(both - correction, odds, rtol=1e-4, atol=1e-4)
+    others = jnp.flip(logits, -1)
+    judge = jax.jit(partial(eln.apply, method="judge"))
+    right, opinion = judge(weights, image, jnp.concatenate([logits, others]))
+    assert opinion.shape == logits.shape
+    np.testing.assert_allclose(judge(weights, image, others).opinion, opinion, rtol=1e-6)
+    for part, seen in zip(np.split(right, 2), (logits, others), strict=True):
+        predicted = np.asarray(seen.argmax(-1))[..., None]
+        chances = [np.take_along_axis(softmax(x, -1), predicted, -1) for x in (seen, opinion)]
+        odds = np.mean([np.log(p / (1 - p)) for p in chances], 0)[..., 0]
+        np.testing.assert_allclose(part, odds, rtol=1e-4, atol=1e-4)
 
 
-def test_calibration_scales_and_shifts_by_predicted_class():
+def test_a_judgement_teaches_the_comparison_alone(opinionated):
+    eln, weights = opinionated
+
+    @jax.jit
+    def gradients(params):
+        return jax.grad(lambda p: eln.apply({**weights, "params": p}, *inputs()).sum())(params)
+
+    for name, part in gradients(weights["params"]).items():
+        assert any(g.any() for g in jax.tree.leaves(part)) == (name == "comparison")
+
+
+def test_comparison_is_a_logistic_regression_of_the_predicted_class():
     _, logits = inputs()
-    calibration = ClassCalibration()
-    weights = calibration.init(jax.random.key(0), logits)
-    scale, offset = np.array([0.1, 0.0, -0.05, 0.2]), np.array([0.3, -0.2, 0.0, 0.1])
-    fitted = {"params": {"scale": jnp.asarray(scale), "offset": jnp.asarray(offset)}}
-    odds = calibration.apply(weights, logits)
+    opinion = jnp.flip(logits, -1)
+    comparison = Comparison()
+    shapes = comparison.init(jax.random.key(0), logits, opinion)["params"]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.05, x.shape), jnp.float32), shapes)
     predicted = np.asarray(logits).argmax(-1)
-    expected = (1 + 10 * scale[predicted]) * odds + 10 * offset[predicted]
-    np.testing.assert_allclose(calibration.apply(fitted, logits), expected, rtol=1e-4, atol=1e-5)
+
+    def shown(x):
+        probability = softmax(np.asarray(x, np.float64), -1)
+        chosen = np.take_along_axis(probability, predicted[..., None], -1)
+        entropies = entropy(probability, axis=-1)[..., None] / np.log(4)
+        return np.concatenate([np.log(chosen / (1 - chosen)), entropies, probability], -1)
+
+    seen = np.concatenate([shown(logits), shown(opinion)], -1)
+    kernel, offset = 10 * np.asarray(params["kernel"]), 10 * np.asarray(params["offset"])
+    kernel[:, [0, 6]] += 0.5
+    expected = (kernel[predicted] * seen).sum(-1) + offset[predicted]
+    result = comparison.apply({"params": params}, logits, opinion)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_comparison_of_certain_logits_is_finite():
+    _, logits = inputs()
     certain = jnp.zeros_like(logits).at[..., 1].set(1e4)
-    np.testing.assert_array_equal(calibration.apply(weights, certain), 16)
+    comparison = Comparison()
+    weights = comparison.init(jax.random.key(0), certain, certain)
+    np.testing.assert_array_equal(comparison.apply(weights, certain, certain), 16)

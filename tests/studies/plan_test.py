@@ -13,7 +13,7 @@ ARMS = {
     "none": {"method.gate": "none", "method.eln_in_semi_supervised": False},
     "eln": {"views.cutmix_probability": 0.5},
     "other_eln": {"method.simulated_weight": 1.0},
-    "residual_eln": {"model.eln_residual": True},
+    "opinion": {"model.eln_second_opinion": True},
     "small_eln": {"model.eln_width": 8},
     "all": ALONE | {"data.labeled_count": 12},
 }
@@ -50,7 +50,7 @@ def test_arms_share_what_their_phases_have_in_common(tmp_path):
     assert shared.trains_eln
     assert arms["other_eln"].parent is not shared
     # The first phase reads no simulated error and no ELN.
-    for name in ("other_eln", "residual_eln"):
+    for name in ("other_eln", "opinion"):
         assert arms[name].parent is not shared
         assert arms[name].parent.parent is shared.parent
     # Its checkpoint holds the ELN's first weights, though; these are not replaced for every field.

@@ -30,8 +30,8 @@ CALIBRATED = {
     "method.gate_fit_every": 2,
 }
 # Its networks are others than the first trunk's.
-RESIDUAL = ARMS["none"] | {
-    "model.eln_residual": True,
+OPINION = ARMS["none"] | {
+    "model.eln_second_opinion": True,
     "model.num_aux_decoders": 0,
     "method.loss_ceilings": (),
 }
@@ -56,12 +56,10 @@ def runs_of(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ["alone", "calibrated", "residual"])
+@pytest.mark.parametrize("arm", ["alone", "calibrated", "opinion"])
 def test_an_arm_is_the_run_that_it_would_have_been_alone(studied, tmp_path, arm):
     shutil.copytree(studied / "out", tmp_path / "out")
-    assert (
-        study.main(command(tmp_path, ARMS | {"calibrated": CALIBRATED, "residual": RESIDUAL})) == 0
-    )
+    assert study.main(command(tmp_path, ARMS | {"calibrated": CALIBRATED, "opinion": OPINION})) == 0
     config = by_arm(runs_of(tmp_path))[arm].config
     with Progress() as display:
         loop.train_and_evaluate(config, configuration.to_json(config), tmp_path / "run", display)
