@@ -21,9 +21,11 @@ from eln_jax.errors import UserError, did_you_mean
 from eln_jax.training.bookkeeping import phases
 from eln_jax.training.workdir import is_free
 
-# Fields, and blocks of them, that the third phase alone reads. Any other makes a trunk of its own.
+# Fields, and blocks of them, that the third phase alone reads. Any other makes a trunk of its own,
+# but for how often is evaluated: trunks do so at the end of their phase.
 _THIRD_PHASE = (
     "batch_size_unlabeled",
+    "eval.every",
     "method.average_batch_stats",
     "method.contrastive_",
     "method.ema_decay",

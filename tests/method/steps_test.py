@@ -96,7 +96,7 @@ class Recorder:
         self.calls.append(SimpleNamespace(variables=variables, inputs=inputs, rngs=rngs, mode=mode))
         params, mean = variables["params"], variables["batch_stats"]["mean"]
         output, mean = self.function(params, mean, *inputs, train=train, groups=groups)
-        if isinstance(output, tuple) and method != "features_and_prediction":
+        if isinstance(output, tuple) and method not in ("features_and_prediction", "judge"):
             output = output[1]
         return output, {"batch_stats": {"mean": mean}}
 
@@ -536,6 +536,40 @@ def test_the_eln_descends_the_gradient_of_the_sum_over_predictions():
 
     expected = gradient(loss, float64(case.old.params["eln"]))
     assert_close(step_taken(case.old.params["eln"], new.params["eln"]), expected)
+
+
+def test_an_eln_with_an_opinion_learns_to_segment_by_the_students_loss():
+    weights = (0.5, 1.0, 2.0)
+    case = Case(only="eln", eln_weight=0.5, eln_second_opinion=True, class_weights=weights)
+    drawn = jnp.asarray(np.random.default_rng(3).normal(size=(3, CLASSES)), jnp.float32)
+    head = case.old.params["eln"]["head"]
+    case.old.params["eln"] = {"head": head, "classes": drawn}
+    case.old.opt_state["eln"] = optax.sgd(1.0).init(case.old.params["eln"])
+
+    def opinionated(params, mean, image, logits, **mode):
+        right, mean = eln(params, mean, image, logits, **mode)
+        return (right, image[:, ::2, ::2] @ params["classes"]), mean
+
+    case.networks.eln.function = opinionated
+    new, metrics = case.run(steps.eln_step)
+    label = case.batch["labeled"]["label"]
+    image = normalized(case.batch["labeled"]["image"], ELN_MEAN, ELN_STD)[:, ::2, ::2]
+
+    def loss(classes):
+        larger = enlarge(image @ classes, label.shape[1:])
+        return cross_entropy(larger, label, label != VOID, weights)
+
+    np.testing.assert_allclose(metrics["opinion_loss"], loss(float64(drawn)), rtol=1e-5)
+    taken = step_taken(case.old.params["eln"], new.params["eln"])
+    assert_close(taken["classes"], gradient(lambda c: 0.5 * loss(c), float64(drawn)))
+    # What it says of predictions is learnt as by any other.
+    plain_case = Case(only="eln", eln_weight=0.5, class_weights=weights)
+    plain, plain_metrics = plain_case.run(steps.eln_step)
+    assert_close(
+        taken["head"], step_taken(plain_case.old.params["eln"], plain.params["eln"])["head"]
+    )
+    total = plain_metrics["loss"] + 0.5 * metrics["opinion_loss"]
+    np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
 
 
 def test_simulated_errors_are_one_more_prediction_in_the_elns_loss():
