@@ -123,17 +123,18 @@ class ErrorLocalizationNetwork(nn.Module):
 
 
 # Adam moves a weight by about the learning rate a step, whatever its gradient: at 2e-3 an offset of
-# 3, not rare for a class that is often wrong, would take 1500 steps.
-_HASTE = 10.0
+# 5, not rare for a class that is often wrong, would take thousands of steps.
+_HASTE = 30.0
 _MOST_ODDS = 16.0
 
 
 class Comparison(nn.Module):
     """Is the predicted class right, by the prediction and a second opinion?
 
-    A logistic regression for each predicted class on what both show of it: the class's log odds,
-    the entropy and all probabilities. So it learns which classes are often wrong, and how much each
-    of the two is worth there. It begins as the mean of both log odds.
+    A logistic regression for each predicted class on the mean of both class probabilities: on the
+    class's log odds, the entropy and all of them. So it learns which classes are often wrong. How
+    much each of the two is worth it does not learn: on labelled images, which both have seen, that
+    would be learnt wrong. It begins as the log odds.
     """
 
     @nn.compact
@@ -143,29 +144,17 @@ class Comparison(nn.Module):
         No gradient goes back: an opinion that learnt to foretell mistakes would be none.
         """
         logits, opinion = (lax.stop_gradient(x).astype(jnp.float32) for x in (logits, opinion))
-        num_classes = logits.shape[-1]
-        predicted = nn.one_hot(logits.argmax(-1), num_classes)
-        shown = jnp.concatenate([_shown(logits, predicted), _shown(opinion, predicted)], -1)
-        kernel = self.param("kernel", nn.initializers.zeros, (num_classes, shown.shape[-1]))
-        offset = self.param("offset", nn.initializers.zeros, (num_classes,))
-        odds = (shown[..., 0] + shown[..., num_classes + 2]) / 2
-        return odds + _HASTE * ((predicted @ kernel * shown).sum(-1) + predicted @ offset)
-
-
-def _shown(logits: jax.Array, predicted: jax.Array) -> jax.Array:
-    """Log odds of the predicted class, entropy in [0, 1], probabilities: [..., num_classes + 2].
-
-    Args:
-        logits: float32 [..., num_classes].
-        predicted: float32 [..., num_classes], 1 at the predicted class.
-    """
-    log_probability = nn.log_softmax(logits)
-    others = nn.logsumexp(jnp.where(predicted > 0, -jnp.inf, log_probability), axis=-1)
-    odds = (predicted * log_probability).sum(-1) - others
-    probability = jnp.exp(log_probability)
-    entropy = -(probability * log_probability).sum(-1) / jnp.log(logits.shape[-1])
-    few = jnp.stack([jnp.clip(odds, -_MOST_ODDS, _MOST_ODDS), entropy], -1)
-    return jnp.concatenate([few, probability], -1)
+        predicted = nn.one_hot(logits.argmax(-1), logits.shape[-1])
+        probability = (nn.softmax(logits) + nn.softmax(opinion)) / 2
+        least = jnp.exp(-_MOST_ODDS)
+        chosen, others = ((p * probability).sum(-1) for p in (predicted, 1 - predicted))
+        odds = jnp.log(jnp.maximum(chosen, least)) - jnp.log(jnp.maximum(others, least))
+        log_probability = jnp.log(jnp.maximum(probability, 1e-30))
+        entropy = -(probability * log_probability).sum(-1) / jnp.log(logits.shape[-1])
+        seen = jnp.concatenate([jnp.stack([odds, entropy], -1), probability], -1)
+        kernel = self.param("kernel", nn.initializers.zeros, (logits.shape[-1], seen.shape[-1]))
+        offset = self.param("offset", nn.initializers.zeros, logits.shape[-1:])
+        return odds + _HASTE * ((predicted @ kernel * seen).sum(-1) + predicted @ offset)
 
 
 def eln_input(image: jax.Array, logits: jax.Array, sees: str = "image_and_logits") -> jax.Array:
