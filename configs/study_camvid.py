@@ -15,9 +15,12 @@ from eln_jax.defaults import check_variant
 
 STEPS = {"supervised": 450, "eln": 300, "semi_supervised": 150}
 
-# Auxiliary decoders and ELN rest where the gate does not ask it: the student is the same, in less
-# time.
-RESTING = {"method.eln_in_semi_supervised": False}
+# The ELN that segments the image itself and compares; it needs no auxiliary decoders.
+MAIN_ALONE = {"model.num_aux_decoders": 0, "method.loss_ceilings": ()}
+OPINION = {"model.eln_second_opinion": True} | MAIN_ALONE
+
+# The ELN rests where the gate does not ask it: the student is the same, in less time.
+RESTING = {"method.eln_in_semi_supervised": False} | OPINION
 
 SUPERVISED = {"steps.supervised": sum(STEPS.values()), "steps.eln": 0, "steps.semi_supervised": 0}
 
@@ -25,12 +28,6 @@ ALL_LABELS = SUPERVISED | {"data.partition": "", "data.labeled_fraction": 1.0}
 
 # The ELN whose encoder keeps its pretrained weights and sees no prediction.
 FROZEN = {"model.eln_frozen_encoder": True, "model.eln_input": "image_and_probabilities"}
-
-# The ELN that learns from the mistakes of the main decoder alone.
-MAIN_ALONE = {"model.num_aux_decoders": 0, "method.loss_ceilings": ()}
-
-# The ELN that segments the image itself and compares.
-OPINION = {"model.eln_second_opinion": True} | MAIN_ALONE
 
 GATES = {
     "supervised_only": SUPERVISED,
@@ -41,12 +38,12 @@ GATES = {
     "margin": {"method.gate": "margin"} | RESTING,
     "class_calibrated": {"method.gate": "class_calibrated"} | RESTING,
     "oracle": {"method.gate": "oracle"} | RESTING,
+    # The paper's ELN, and then ours.
     "eln": {"method.gate": "eln"},
-    "eln_80": {"method.gate": "eln", "method.gate_mode": "quantile"},
-    "eln_soft": {"method.gate": "eln", "method.gate_mode": "soft"},
-    "eln_and_confidence": {"method.gate": "eln_and_confidence"},
-    "eln_frozen": {"method.gate": "eln"} | FROZEN,
-    "eln_opinion": {"method.gate": "eln"} | OPINION,
+    "opinion": {"method.gate": "eln"} | OPINION,
+    "opinion_80": {"method.gate": "eln", "method.gate_mode": "quantile"} | OPINION,
+    "opinion_soft": {"method.gate": "eln", "method.gate_mode": "soft"} | OPINION,
+    "opinion_and_confidence": {"method.gate": "eln_and_confidence"} | OPINION,
     "all_labels": ALL_LABELS,
 }
 

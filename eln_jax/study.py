@@ -37,9 +37,9 @@ examples:
   what would be trained, one seed alone, some of the arms
     python -m eln_jax.study --config=configs/study_camvid.py --output=runs/study_camvid \\
         --config.data.root=CAMVID --seeds=0 --arms=none,eln --plan
-  which score finds the wrong pixels, by the ELN as it is and with a frozen encoder
+  which score finds the wrong pixels, with the ELN of the paper and with one of a second opinion
     python -m eln_jax.study --config=configs/study_camvid.py --output=runs/study_camvid \\
-        --config.data.root=CAMVID --arms=eln,eln_frozen --detectors_only
+        --config.data.root=CAMVID --arms=eln,opinion --detectors_only
 
 """
 
