@@ -88,7 +88,7 @@ class Run:
         until: the step after which it ends.
         parent: the run whose last checkpoint it begins from; None: from the start.
         seed: of the study's seeds.
-        arm: its arm; of a trunk, the first arm that needs it.
+        arm: its arm; of a trunk, the first arm that needs it, if one asks the ELN such a one.
         is_trunk: others begin from it, and it is no result itself.
     """
 
@@ -222,7 +222,10 @@ def _trunks(configs: Mapping[str, Any], seed: int) -> tuple[dict[str, Run], dict
     """The runs of the first and of the second phase, by key."""
     first: dict[str, Run] = {}
     second: dict[str, Run] = {}
-    for arm, config in configs.items():
+    # An ELN is best known by an arm that asks it.
+    asking_first = sorted(configs, key=lambda arm: not configs[arm].method.gate.startswith("eln"))
+    for arm in asking_first:
+        config = configs[arm]
         if not config.steps.semi_supervised:
             continue
         steps = config.steps

@@ -26,6 +26,7 @@ _DETECTION = {
     "risk_coverage_area": "area under risk-coverage",
     "calibration_error": "calibration error",
 }
+_COMPARED = ("auroc", "aupr", "auroc_within_class")
 
 
 def write(found: Mapping[str, Any], output: Path, command: str, plots: Sequence[Path]) -> Path:
@@ -113,32 +114,38 @@ def _detectors(found: Mapping[str, Any], arm: str) -> str:
     first = next(iter(seeds.values()))
     names = [n for n in DETECTOR_NAMES if f"{n}/auroc" in first["figures"]]
 
-    def less(name, other):
-        if name == other:
-            return ""
-        return signed(paired(seeds, seeds, figure(f"{name}/auroc"), figure(f"{other}/auroc")))
-
     rows = [
         [
             DETECTOR_NAMES[name],
             *(percent(over_seeds(seeds, figure(f"{name}/{each}"))) for each in _DETECTION),
-            less(name, _BASELINE),
-            less(name, _CONTROL),
         ]
         for name in names
     ]
-    head = [
-        "detector",
-        *_DETECTION.values(),
-        f"AUROC less {DETECTOR_NAMES[_BASELINE]}",
-        f"less {DETECTOR_NAMES[_CONTROL]}",
+    compared = [
+        [DETECTOR_NAMES[name]]
+        + [
+            signed(paired(seeds, seeds, figure(f"{name}/{each}"), figure(f"{other}/{each}")))
+            if name != other
+            else ""
+            for other in (_BASELINE, _CONTROL)
+            for each in _COMPARED
+        ]
+        for name in names
+    ]
+    heads = [
+        f"{_DETECTION[each]} less {DETECTOR_NAMES[other]}"
+        for other in (_BASELINE, _CONTROL)
+        for each in _COMPARED
     ]
     wrong = percent(over_seeds(seeds, lambda s: s["error_rate"]))
     images = first["fitted_to"]["images"]
     return (
         f"## Finding the student's wrong pixels, ELN of {arm}\n\n{wrong} % of the pixels are wrong "
         f"at step {first['step']}, the end of the ELN's phase. Calibrations are fitted to the "
-        f"{images} labelled images.\n\n" + table(head, rows)
+        f"{images} labelled images.\n\n"
+        + table(["detector", *_DETECTION.values()], rows)
+        + "\n\nSeed by seed:\n\n"
+        + table(["detector", *heads], compared)
     )
 
 

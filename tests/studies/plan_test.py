@@ -47,6 +47,7 @@ def test_arms_share_what_their_phases_have_in_common(tmp_path):
     shared = arms["eln"].parent
     assert arms["none"].parent is shared
     assert shared.steps == {"eln": 3}
+    assert shared.arm == "eln"  # which asks the ELN, as "none" does not
     assert shared.trains_eln
     assert arms["other_eln"].parent is not shared
     # The first phase reads no simulated error and no ELN.

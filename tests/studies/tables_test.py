@@ -104,10 +104,13 @@ def test_the_tables_say_what_was_found(tmp_path):
     of_eln = rows(text, "eln")
     assert of_eln[0][5] == f"+3.0 {PLUS_MINUS} 0.0"
     assert of_eln[1] == [f"50.0 {PLUS_MINUS} 0.0", f"25.0 {PLUS_MINUS} 0.0", "-"]
-    (detector,) = rows(text, "ELN")
-    assert detector[0] == f"87.0 {PLUS_MINUS} 1.4"
-    assert detector[-2:] == [f"+6.0 {PLUS_MINUS} 0.0", f"{MINUS}3.0 {PLUS_MINUS} 1.4"]
-    assert rows(text, "logistic control")[0][-1] == ""
+    figures, differences = rows(text, "ELN")
+    assert figures[0] == f"87.0 {PLUS_MINUS} 1.4"
+    # AUROC, AUPR and AUROC within class less the maximum probability's, then less the control's.
+    assert differences[0] == f"+6.0 {PLUS_MINUS} 0.0"
+    assert differences[3] == f"{MINUS}3.0 {PLUS_MINUS} 1.4"
+    assert differences[1] == differences[5] == "-"
+    assert rows(text, "logistic control")[1][3:] == ["", "", ""]
     for name in names:
         assert f"]({name})" in text
 
