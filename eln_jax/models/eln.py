@@ -122,19 +122,12 @@ class ErrorLocalizationNetwork(nn.Module):
         return _join(features, prediction_maps(logits, self.sees).astype(self.dtype))
 
 
-# Adam moves a weight by about the learning rate a step, whatever its gradient: at 2e-3 an offset of
-# 5, not rare for a class that is often wrong, would take thousands of steps.
-_HASTE = 30.0
-_MOST_ODDS = 16.0
-
-
 class Comparison(nn.Module):
     """Is the predicted class right, by the prediction and a second opinion?
 
-    A logistic regression for each predicted class on the mean of both class probabilities: on the
-    class's log odds, the entropy and all of them. So it learns which classes are often wrong. How
-    much each of the two is worth it does not learn: on labelled images, which both have seen, that
-    would be learnt wrong. It begins as the log odds.
+    A logistic regression for each predicted class on `comparison_features`. Its coefficients are
+    no parameters that descend a gradient: they are fitted to the labelled images now and then, and
+    kept with the running statistics. Before that it says the class's log odds.
     """
 
     @nn.compact
@@ -143,18 +136,45 @@ class Comparison(nn.Module):
 
         No gradient goes back: an opinion that learnt to foretell mistakes would be none.
         """
-        logits, opinion = (lax.stop_gradient(x).astype(jnp.float32) for x in (logits, opinion))
-        predicted = nn.one_hot(logits.argmax(-1), logits.shape[-1])
-        probability = (nn.softmax(logits) + nn.softmax(opinion)) / 2
-        least = jnp.exp(-_MOST_ODDS)
-        chosen, others = ((p * probability).sum(-1) for p in (predicted, 1 - predicted))
-        odds = jnp.log(jnp.maximum(chosen, least)) - jnp.log(jnp.maximum(others, least))
-        log_probability = jnp.log(jnp.maximum(probability, 1e-30))
-        entropy = -(probability * log_probability).sum(-1) / jnp.log(logits.shape[-1])
-        seen = jnp.concatenate([jnp.stack([odds, entropy], -1), probability], -1)
-        kernel = self.param("kernel", nn.initializers.zeros, (logits.shape[-1], seen.shape[-1]))
-        offset = self.param("offset", nn.initializers.zeros, logits.shape[-1:])
-        return odds + _HASTE * ((predicted @ kernel * seen).sum(-1) + predicted @ offset)
+        features = comparison_features(logits, opinion)
+        num_classes = logits.shape[-1]
+
+        def log_odds_alone():
+            return jnp.zeros((num_classes, features.shape[-1])).at[:, 1].set(1.0)
+
+        coefficients = self.variable("batch_stats", "coefficients", log_odds_alone).value
+        predicted = nn.one_hot(logits.argmax(-1), num_classes)
+        return (predicted @ coefficients * features).sum(-1)
+
+
+_MOST_ODDS = 16.0  # beyond these a float32 probability can hardly go
+
+
+def comparison_features(logits: jax.Array, opinion: jax.Array) -> jax.Array:
+    """What a prediction and a second opinion together show of the predicted class.
+
+    Both count alike. How far to trust each would be learnt wrong on labelled images, which both
+    have seen.
+
+    Args:
+        logits: [..., num_classes] of the prediction.
+        opinion: [..., num_classes], logits too.
+
+    Returns:
+        float32 [..., 3 + num_classes], without a gradient: 1 and, of the mean of both class
+        probabilities, the log odds of the predicted class in [-16, 16], the entropy divided by
+        log(num_classes), and each of them.
+    """
+    logits, opinion = (lax.stop_gradient(x).astype(jnp.float32) for x in (logits, opinion))
+    predicted = nn.one_hot(logits.argmax(-1), logits.shape[-1])
+    probability = (nn.softmax(logits) + nn.softmax(opinion)) / 2
+    chosen, others = ((part * probability).sum(-1) for part in (predicted, 1 - predicted))
+    least = jnp.exp(-_MOST_ODDS)
+    odds = jnp.log(jnp.maximum(chosen, least)) - jnp.log(jnp.maximum(others, least))
+    log_probability = jnp.log(jnp.maximum(probability, 1e-30))
+    entropy = -(probability * log_probability).sum(-1) / jnp.log(logits.shape[-1])
+    few = jnp.stack([jnp.ones_like(odds), odds, entropy], -1)
+    return jnp.concatenate([few, probability], -1)
 
 
 def eln_input(image: jax.Array, logits: jax.Array, sees: str = "image_and_logits") -> jax.Array:

@@ -4,7 +4,7 @@ The coefficients live in the train state, so a checkpoint has them and a resume 
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -26,8 +26,8 @@ ORACLE_WORDS = (
     "THE GATE IS THE ORACLE: it reads the masks of the unlabelled images, so the result is no "
     "semi-supervised one, only the ceiling of what a gate could give."
 )
-_STRENGTH = 100.0  # pixels' worth of trust in what all classes have in common
-_EVERY_NTH = 2  # row and column of the logits' grid: neighbours tell the same
+STRENGTH = 100.0  # pixels' worth of trust in what all classes have in common
+THIN = np.s_[:, ::2, ::2]  # every second row and column of the logits' grid: neighbours are alike
 _MOST_BATCHES = 50
 
 
@@ -57,26 +57,48 @@ def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> 
     Returns:
         What `TrainState.gate` holds.
     """
-    config, mesh = parts.config, parts.programs.mesh
-    void = config.data.ignore_label
+    mesh = parts.programs.mesh
     look = _look(parts.evaluation.network, mesh)
+    seen = labeled_pixels(parts, position, functools.partial(look, state.teacher))
+    num_classes = parts.config.data.num_classes
+    coefficients = calibration.fit_by_class(*seen, num_classes, STRENGTH)
+    return {"coefficients": jax.device_put(coefficients, replicated(mesh))}
+
+
+def labeled_pixels(
+    parts: "Parts",
+    position: Mapping[str, Any],
+    look: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Looks at labelled crops, each labelled image once.
+
+    Args:
+        parts: of the run.
+        position: of the labelled stream's iterator; the batches that come next are looked at.
+        look: (images, labels) -> predicted classes [...], features [num_features, ...] and labels
+            [...], in every process those of all.
+
+    Returns:
+        Features [pixels, num_features], predicted classes and whether they are right, void left
+        out.
+    """
+    config = parts.config
     once = -(-len(parts.data.partition.labeled) // config.batch_size_labeled)
     found = []
     iterator = iter(parts.data.streams["labeled"])
     iterator.set_state(position)
     try:
         for _ in range(min(_MOST_BATCHES, once)):
-            batch = put_batch(next(iterator), mesh)
-            seen = look(state.teacher, batch["image"], batch["label"])
+            batch = put_batch(next(iterator), parts.programs.mesh)
+            seen = look(batch["image"], batch["label"])
             predicted, features, label = (np.asarray(x) for x in seen)
-            found.append(_valid(predicted, features, label, void))
+            valid = label != config.data.ignore_label
+            right = predicted[valid] == label[valid]
+            found.append((features[:, valid].T, predicted[valid], right))
     finally:
         iterator.close()
-    predicted, features, right = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    coefficients = calibration.fit_by_class(
-        features, predicted, right, config.data.num_classes, _STRENGTH
-    )
-    return {"coefficients": jax.device_put(coefficients, replicated(mesh))}
+    features, predicted, right = (np.concatenate(each) for each in zip(*found, strict=True))
+    return features, predicted, right
 
 
 @functools.lru_cache(maxsize=1)
@@ -87,17 +109,10 @@ def _look(network, mesh):
     def look(variables, image, label):
         logits, _ = network({"network": variables}, image)
         label = sample_nearest(label, (logits.shape[1], logits.shape[2]))
-        thin = np.s_[:, ::_EVERY_NTH, ::_EVERY_NTH]
         predicted, features = calibration.prediction_features(jnp.moveaxis(logits, -1, 0))
-        return predicted[thin], features[:, *thin], label[thin]
+        return predicted[THIN], features[:, *THIN], label[THIN]
 
     return look
-
-
-def _valid(predicted, features, label, void):
-    """Flattens a batch, without void: predictions, features and whether they are right."""
-    valid = label != void
-    return predicted[valid], features[:, valid].T, predicted[valid] == label[valid]
 
 
 def gate_settings(method: Any) -> GateSettings:

@@ -17,7 +17,14 @@ import jax
 
 from eln_jax.data.doctor import quick_check, summary_lines, would_stop
 from eln_jax.errors import UserError
-from eln_jax.training import assembly, divergence, processes, summary, validation
+from eln_jax.training import (
+    assembly,
+    divergence,
+    opinion_fitting,
+    processes,
+    summary,
+    validation,
+)
 from eln_jax.training.bookkeeping import Bookkeeping, Phase, Stopwatch, phases, score
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.gate_fitting import fit_gate, fit_is_due
@@ -270,6 +277,9 @@ class Run:
             images = sum(part["image"].shape[0] for part in batch.values())
             self.stopwatch.add(images, started, batch_ready)
         self.display.update(self.step, {})
+        if opinion_fitting.fit_is_due(config, phase, self.step):
+            position = self.iterators["labeled"].get_state()
+            self.state = opinion_fitting.fit_comparison(self.parts, self.state, phase, position)
         if self.step % config.log.every == 0 or self.step == phase.end:
             self._look_at_steps(ahead=0)
             figures = self.books.close_window() | self.stopwatch.read()

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from eln_jax.method.views import normalize, to_unit
 from eln_jax.models import encoders
-from eln_jax.models.layers import resize_bilinear_centred
+from eln_jax.models.eln import comparison_features
+from eln_jax.models.layers import resize_bilinear, resize_bilinear_centred
 from eln_jax.models.segmenter import Networks, build_networks
 
 
@@ -41,11 +42,14 @@ class EvaluationNetworks(NamedTuple):
     Attributes:
         network: `({"network"}, uint8 images) -> (logits, None)`.
         network_with_eln: `({"network", "eln"}, uint8 images) -> (logits, eln_logits)`.
+        compared: `({"network", "eln"}, uint8 images) -> (logits, features)`: what they show together
+            with the ELN's second opinion (`comparison_features`), at the opinion's size.
         padding_colour: RGB of the encoder's mean colour, to pad images with.
     """
 
     network: Callable[[Any, jax.Array], tuple[jax.Array, None]]
     network_with_eln: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
+    compared: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
     padding_colour: tuple[int, int, int]
 
 
@@ -73,8 +77,15 @@ def make_evaluation_networks(config: Any, networks: Networks) -> EvaluationNetwo
         eln_logits: Any = networks.eln.apply(variables["eln"], seen, logits)
         return enlarged(logits, image), eln_logits
 
+    def compared(variables, image):
+        logits = logits_of(variables, image)
+        seen = normalize(to_unit(image), eln_input_mean, eln_input_std)
+        judgement: Any = networks.eln.apply(variables["eln"], seen, logits, method="judge")
+        logits = resize_bilinear(logits, judgement.opinion.shape[1:3])
+        return logits, comparison_features(logits, judgement.opinion)
+
     red, green, blue = (round(255 * m) for m in input_mean)
-    return EvaluationNetworks(network, network_with_eln, (red, green, blue))
+    return EvaluationNetworks(network, network_with_eln, compared, (red, green, blue))
 
 
 def input_statistics(config: Any) -> list[tuple[float, ...]]:

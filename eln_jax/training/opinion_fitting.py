@@ -1,0 +1,70 @@
+"""The comparison of a prediction with the ELN's second opinion: when it is fitted, and to what."""
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eln_jax.method import calibration
+from eln_jax.method.state import TrainState, student_variables
+from eln_jax.method.views import sample_nearest
+from eln_jax.training.gate_fitting import STRENGTH, THIN, labeled_pixels
+from eln_jax.training.sharding import replicated
+
+if TYPE_CHECKING:
+    from eln_jax.training.assembly import Parts
+    from eln_jax.training.bookkeeping import Phase
+
+
+def fit_is_due(config: Any, phase: "Phase", step: int) -> bool:
+    """Whether the comparison is fitted at `step`, which ends a step of the phase."""
+    rests = phase.name == "semi_supervised" and not config.method.eln_in_semi_supervised
+    if not config.model.eln_second_opinion or phase.name == "supervised" or rests:
+        return False
+    return step == phase.end or (step - phase.start) % config.method.gate_fit_every == 0
+
+
+def fit_comparison(
+    parts: "Parts", state: TrainState, phase: "Phase", position: Mapping[str, Any]
+) -> TrainState:
+    """Fits the comparison to predictions on labelled crops, and returns the state with it.
+
+    Those of the student, or of the teacher once there is one. Right and wrong pixels weigh alike
+    in all, as in the ELN's loss (paper eq. 4): so a logit of 0 is the gate's threshold.
+
+    Args:
+        parts: of the run.
+        state: whose networks predict.
+        phase: in which they are.
+        position: of the labelled stream's iterator.
+    """
+    mesh = parts.programs.mesh
+    stats = state.batch_stats["eln"]
+    variables = {
+        "network": state.teacher if phase.name == "semi_supervised" else student_variables(state),
+        "eln": {"params": state.params["eln"], "batch_stats": stats},
+    }
+    look = functools.partial(_look(parts.evaluation.compared, mesh), variables)
+    features, predicted, right = labeled_pixels(parts, position, look)
+    num_classes = parts.config.data.num_classes
+    coefficients = calibration.fit_by_class(features, predicted, right, num_classes, STRENGTH)
+    coefficients[:, 0] -= np.log((right.sum() + 1) / ((~right).sum() + 1))
+    placed = stats["comparison"]["coefficients"].sharding
+    eln = {**stats, "comparison": {"coefficients": jax.device_put(coefficients, placed)}}
+    return state.replace(batch_stats={**state.batch_stats, "eln": eln})
+
+
+@functools.lru_cache(maxsize=1)
+def _look(compared, mesh):
+    """The program that a fit runs on each batch, compiled once for all fits of a run."""
+
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def look(variables, image, label):
+        logits, features = compared(variables, image)
+        label = sample_nearest(label, (logits.shape[1], logits.shape[2]))
+        return logits.argmax(-1)[THIN], jnp.moveaxis(features, -1, 0)[:, *THIN], label[THIN]
+
+    return look
