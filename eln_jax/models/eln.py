@@ -15,7 +15,8 @@ class Judgement(NamedTuple):
     """What the ELN says.
 
     Attributes:
-        right: float32 [n * batch, height/4, width/4], a logit of "the predicted class is right".
+        right: float32 [n * batch, height/4, width/4] (or `size`), a logit of "the predicted class is
+            right".
         opinion: float32 [batch, height/4, width/4, num_classes], logits of the class that it would
             choose itself; None unless `second_opinion`.
     """
@@ -65,9 +66,11 @@ class ErrorLocalizationNetwork(nn.Module):
         train: bool = False,
         dropout: bool = False,
         groups: Groups = None,
+        size: tuple[int, int] | None = None,
     ) -> jax.Array:
         """Returns a logit a pixel of "the predicted class is right"; arguments as of `judge`."""
-        return self.judge(image, logits, train=train, dropout=dropout, groups=groups).right
+        mode: dict[str, Any] = {"train": train, "dropout": dropout, "groups": groups}
+        return self.judge(image, logits, **mode, size=size).right
 
     @nn.compact
     def judge(
@@ -78,6 +81,7 @@ class ErrorLocalizationNetwork(nn.Module):
         train: bool = False,
         dropout: bool = False,
         groups: Groups = None,
+        size: tuple[int, int] | None = None,
     ) -> Judgement:
         """Judges predictions, and tells its own if it has one.
 
@@ -88,6 +92,9 @@ class ErrorLocalizationNetwork(nn.Module):
             train: batch norm uses, and records, batch statistics.
             dropout: dropout is active (random numbers "dropout").
             groups: sizes of the parts of the batch of predictions with statistics of their own.
+            size: at which a prediction is compared with a second opinion, both enlarged: at the
+                image's own the classes judged are those of the enlarged prediction, also along
+                their borders. None: that of the opinion.
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         again = self.rematerialize and train
@@ -104,8 +111,9 @@ class ErrorLocalizationNetwork(nn.Module):
         result = call(Head(self.width, outputs, name="head", **types), x, rematerialize=again)
         if not self.second_opinion:
             return Judgement(result[..., 0])
-        seen = resize_bilinear(logits.astype(jnp.float32), (result.shape[1], result.shape[2]))
-        compared = Comparison(name="comparison")(seen, jnp.concatenate([result] * count))
+        size = size or (result.shape[1], result.shape[2])
+        seen, opinion = (resize_bilinear(x.astype(jnp.float32), size) for x in (logits, result))
+        compared = Comparison(name="comparison")(seen, jnp.concatenate([opinion] * count))
         return Judgement(compared, result)
 
     def _features(self, image, logits, count, train, groups) -> Features:

@@ -42,7 +42,7 @@ class EvaluationNetworks(NamedTuple):
     Attributes:
         network: `({"network"}, uint8 images) -> (logits, None)`.
         network_with_eln: `({"network", "eln"}, uint8 images) -> (logits, eln_logits)`.
-        compared: `({"network", "eln"}, uint8 images) -> (logits, features)`: what they show together
+        compared: `({"network", "eln"}, uint8 images) -> (logits, features)`, what they show together
             with the ELN's second opinion (`comparison_features`), at the opinion's size.
         padding_colour: RGB of the encoder's mean colour, to pad images with.
     """
@@ -74,7 +74,8 @@ def make_evaluation_networks(config: Any, networks: Networks) -> EvaluationNetwo
     def network_with_eln(variables, image):
         logits = logits_of(variables, image)
         seen = normalize(to_unit(image), eln_input_mean, eln_input_std)
-        eln_logits: Any = networks.eln.apply(variables["eln"], seen, logits)
+        size = {"size": image.shape[1:3]} if config.model.eln_second_opinion else {}
+        eln_logits: Any = networks.eln.apply(variables["eln"], seen, logits, **size)
         return enlarged(logits, image), eln_logits
 
     def compared(variables, image):

@@ -16,6 +16,7 @@ from eln_jax.models.eln import (
     eln_input,
 )
 from eln_jax.models.encoders import ENCODERS
+from eln_jax.models.layers import resize_bilinear
 
 TINY = ErrorLocalizationNetwork(
     ENCODERS["resnet_tiny"](width=8, dilated=False), width=16, low_width=8
@@ -155,6 +156,18 @@ def test_a_second_opinion_is_of_the_image_alone_and_counts_as_much_as_the_predic
         mean = (softmax(seen, -1) + softmax(opinion, -1)) / 2
         chosen = np.take_along_axis(mean, np.asarray(seen.argmax(-1))[..., None], -1)[..., 0]
         np.testing.assert_allclose(part, np.log(chosen / (1 - chosen)), rtol=1e-3, atol=1e-4)
+
+
+def test_an_opinion_is_compared_at_the_size_asked_for(opinionated):
+    eln, weights = opinionated
+    image, logits = inputs()
+    _, opinion = jax.jit(partial(eln.apply, method="judge"))(weights, image, logits)
+    found = jax.jit(partial(eln.apply, size=(33, 32)))(weights, image, logits)
+    larger = [resize_bilinear(x, (33, 32)) for x in (logits, opinion)]
+    expected = Comparison().apply(
+        {"batch_stats": weights["batch_stats"]["comparison"]}, larger[0], larger[1]
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_judgement_teaches_nothing(opinionated):
