@@ -15,8 +15,8 @@ class Judgement(NamedTuple):
     """What the ELN says.
 
     Attributes:
-        right: float32 [n * batch, height/4, width/4] (or `size`), a logit of "the predicted class is
-            right".
+        right: float32 [n * batch, height/4, width/4], or of `size`, a logit of "the predicted class
+            is right".
         opinion: float32 [batch, height/4, width/4, num_classes], logits of the class that it would
             choose itself; None unless `second_opinion`.
     """

@@ -106,23 +106,30 @@ def _gather(parts: Parts, state: TrainState, progress: Progress) -> calibrated.P
     for number, example in enumerate(read_examples(parts.data.train, labeled)):
         image, label = _padded(example["image"], example["label"], fill, void, offset)
         logits, eln_logits = look(image[None])
-        rows, columns = (
-            np.round(np.linspace(0, side - 1, cells)).astype(int)
-            for side, cells in zip(label.shape, logits.shape[1:3], strict=True)
-        )
-        truth = label[rows][:, columns].ravel()
+        judged = np.asarray(jax.nn.sigmoid(eln_logits.astype(jnp.float32)))[0]
+        cells = logits.shape[1:3]
+        truth = _at_cells(label, cells).ravel()
         valid = np.flatnonzero(truth != void)
         chosen = rng.choice(valid, min(each, len(valid)), replace=False)
         found.append(
             (
                 np.asarray(logits, np.float32)[0].reshape(-1, logits.shape[-1])[chosen],
-                np.asarray(jax.nn.sigmoid(eln_logits.astype(jnp.float32))).ravel()[chosen],
+                _at_cells(judged, cells).ravel()[chosen],
                 truth[chosen],
                 np.full(len(chosen), number),
             )
         )
         progress.update(number + 1)
     return calibrated.Pixels(*map(np.concatenate, zip(*found, strict=True)))
+
+
+def _at_cells(x: np.ndarray, cells: tuple[int, ...]) -> np.ndarray:
+    """The values of a map [height, width] nearest to the cells of a grid with the same corners."""
+    rows, columns = (
+        np.round(np.linspace(0, side - 1, count)).astype(int)
+        for side, count in zip(x.shape, cells, strict=True)
+    )
+    return x[rows][:, columns]
 
 
 def _padded(

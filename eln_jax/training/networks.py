@@ -42,8 +42,8 @@ class EvaluationNetworks(NamedTuple):
     Attributes:
         network: `({"network"}, uint8 images) -> (logits, None)`.
         network_with_eln: `({"network", "eln"}, uint8 images) -> (logits, eln_logits)`.
-        compared: `({"network", "eln"}, uint8 images) -> (logits, features)`, what they show together
-            with the ELN's second opinion (`comparison_features`), at the opinion's size.
+        compared: `({"network", "eln"}, uint8 images) -> (logits, features)`: what they show beside
+            the ELN's second opinion (`comparison_features`), at the opinion's size.
         padding_colour: RGB of the encoder's mean colour, to pad images with.
     """
 
