@@ -133,9 +133,9 @@ class ErrorLocalizationNetwork(nn.Module):
 class Comparison(nn.Module):
     """Is the predicted class right, by the prediction and a second opinion?
 
-    A logistic regression for each predicted class on `comparison_features`. Its coefficients are
-    no parameters that descend a gradient: they are fitted to the labelled images now and then, and
-    kept with the running statistics. Before that it says the class's log odds.
+    For each predicted class a weighted sum of `comparison_features`. The weights are no parameters
+    that descend a gradient: they are fitted to the labelled images now and then, and kept with the
+    running statistics. Before that it says the mean of both log odds.
     """
 
     @nn.compact
@@ -144,45 +144,39 @@ class Comparison(nn.Module):
 
         No gradient goes back: an opinion that learnt to foretell mistakes would be none.
         """
-        features = comparison_features(logits, opinion)
         num_classes = logits.shape[-1]
 
-        def log_odds_alone():
-            return jnp.zeros((num_classes, features.shape[-1])).at[:, 1].set(1.0)
+        def mean_of_odds():
+            return jnp.tile(jnp.array([0.0, 0.5, 0.5]), (num_classes, 1))
 
-        coefficients = self.variable("batch_stats", "coefficients", log_odds_alone).value
+        weights = self.variable("batch_stats", "weights", mean_of_odds).value
         predicted = nn.one_hot(logits.argmax(-1), num_classes)
-        return (predicted @ coefficients * features).sum(-1)
+        return (predicted @ weights * comparison_features(logits, opinion)).sum(-1)
 
 
 _MOST_ODDS = 16.0  # beyond these a float32 probability can hardly go
 
 
 def comparison_features(logits: jax.Array, opinion: jax.Array) -> jax.Array:
-    """What a prediction and a second opinion together show of the predicted class.
-
-    Both count alike. How far to trust each would be learnt wrong on labelled images, which both
-    have seen.
+    """What a prediction and a second opinion say of the predicted class.
 
     Args:
         logits: [..., num_classes] of the prediction.
         opinion: [..., num_classes], logits too.
 
     Returns:
-        float32 [..., 3 + num_classes], without a gradient: 1 and, of the mean of both class
-        probabilities, the log odds of the predicted class in [-16, 16], the entropy divided by
-        log(num_classes), and each of them.
+        float32 [..., 3], without a gradient: 1 and the log odds of the class that the prediction
+        chooses, in [-16, 16], by each of the two.
     """
     logits, opinion = (lax.stop_gradient(x).astype(jnp.float32) for x in (logits, opinion))
     predicted = nn.one_hot(logits.argmax(-1), logits.shape[-1])
-    probability = (nn.softmax(logits) + nn.softmax(opinion)) / 2
-    chosen, others = ((part * probability).sum(-1) for part in (predicted, 1 - predicted))
-    least = jnp.exp(-_MOST_ODDS)
-    odds = jnp.log(jnp.maximum(chosen, least)) - jnp.log(jnp.maximum(others, least))
-    log_probability = jnp.log(jnp.maximum(probability, 1e-30))
-    entropy = -(probability * log_probability).sum(-1) / jnp.log(logits.shape[-1])
-    few = jnp.stack([jnp.ones_like(odds), odds, entropy], -1)
-    return jnp.concatenate([few, probability], -1)
+
+    def log_odds(x):
+        others = nn.logsumexp(jnp.where(predicted > 0, -jnp.inf, x), axis=-1)
+        return jnp.clip((predicted * x).sum(-1) - others, -_MOST_ODDS, _MOST_ODDS)
+
+    odds = log_odds(logits)
+    return jnp.stack([jnp.ones_like(odds), odds, log_odds(opinion)], -1)
 
 
 def eln_input(image: jax.Array, logits: jax.Array, sees: str = "image_and_logits") -> jax.Array:

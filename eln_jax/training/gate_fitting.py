@@ -26,7 +26,7 @@ ORACLE_WORDS = (
     "THE GATE IS THE ORACLE: it reads the masks of the unlabelled images, so the result is no "
     "semi-supervised one, only the ceiling of what a gate could give."
 )
-STRENGTH = 100.0  # pixels' worth of trust in what all classes have in common
+_STRENGTH = 100.0  # pixels' worth of trust in what all classes have in common
 THIN = np.s_[:, ::2, ::2]  # every second row and column of the logits' grid: neighbours are alike
 _MOST_BATCHES = 50
 
@@ -61,7 +61,7 @@ def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> 
     look = _look(parts.evaluation.network, mesh)
     seen = labeled_pixels(parts, position, functools.partial(look, state.teacher))
     num_classes = parts.config.data.num_classes
-    coefficients = calibration.fit_by_class(*seen, num_classes, STRENGTH)
+    coefficients = calibration.fit_by_class(*seen, num_classes, _STRENGTH)
     return {"coefficients": jax.device_put(coefficients, replicated(mesh))}
 
 

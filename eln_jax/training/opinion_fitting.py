@@ -11,8 +11,10 @@ import numpy as np
 from eln_jax.method import calibration
 from eln_jax.method.state import TrainState, student_variables
 from eln_jax.method.views import sample_nearest
-from eln_jax.training.gate_fitting import STRENGTH, THIN, labeled_pixels
+from eln_jax.training.gate_fitting import THIN, labeled_pixels
 from eln_jax.training.sharding import replicated
+
+_STRENGTH = 10.0  # pixels' worth of trust in what all classes have in common
 
 if TYPE_CHECKING:
     from eln_jax.training.assembly import Parts
@@ -32,8 +34,10 @@ def fit_comparison(
 ) -> TrainState:
     """Fits the comparison to predictions on labelled crops, and returns the state with it.
 
-    Those of the student, or of the teacher once there is one. Right and wrong pixels weigh alike
-    in all, as in the ELN's loss (paper eq. 4): so a logit of 0 is the gate's threshold.
+    Those of the student, or of the teacher once there is one. The log odds of prediction and
+    opinion are calibrated by class each for itself, and averaged: on labelled images, which both
+    have seen, a regression on both would learn wrong how far to trust each. Right and wrong pixels
+    weigh alike in all, as in the ELN's loss (paper eq. 4): so a logit of 0 is the gate's threshold.
 
     Args:
         parts: of the run.
@@ -50,10 +54,14 @@ def fit_comparison(
     look = functools.partial(_look(parts.evaluation.compared, mesh), variables)
     features, predicted, right = labeled_pixels(parts, position, look)
     num_classes = parts.config.data.num_classes
-    coefficients = calibration.fit_by_class(features, predicted, right, num_classes, STRENGTH)
-    coefficients[:, 0] -= np.log((right.sum() + 1) / ((~right).sum() + 1))
-    placed = stats["comparison"]["coefficients"].sharding
-    eln = {**stats, "comparison": {"coefficients": jax.device_put(coefficients, placed)}}
+    own, other = (
+        calibration.fit_by_class(features[:, [0, n]], predicted, right, num_classes, _STRENGTH)
+        for n in (1, 2)
+    )
+    weights = np.stack([own[:, 0] + other[:, 0], own[:, 1], other[:, 1]], 1) / 2
+    weights[:, 0] -= np.log((right.sum() + 1) / ((~right).sum() + 1))
+    placed = stats["comparison"]["weights"].sharding
+    eln = {**stats, "comparison": {"weights": jax.device_put(weights, placed)}}
     return state.replace(batch_stats={**state.batch_stats, "eln": eln})
 
 

@@ -153,9 +153,15 @@ def test_a_second_opinion_is_of_the_image_alone_and_counts_as_much_as_the_predic
     assert opinion.shape == logits.shape
     np.testing.assert_allclose(judge(weights, image, others).opinion, opinion, rtol=1e-6)
     for part, seen in zip(np.split(right, 2), (logits, others), strict=True):
-        mean = (softmax(seen, -1) + softmax(opinion, -1)) / 2
-        chosen = np.take_along_axis(mean, np.asarray(seen.argmax(-1))[..., None], -1)[..., 0]
-        np.testing.assert_allclose(part, np.log(chosen / (1 - chosen)), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(part, sum(odds_by_hand(seen, opinion)) / 2, rtol=1e-3, atol=1e-4)
+
+
+def odds_by_hand(logits, opinion):
+    """The log odds of the predicted class by each."""
+    predicted = np.asarray(logits).argmax(-1)[..., None]
+    chances = [softmax(np.float64(x), -1) for x in (logits, opinion)]
+    chosen = [np.take_along_axis(p, predicted, -1)[..., 0] for p in chances]
+    return [np.log(p / (1 - p)) for p in chosen]
 
 
 def test_an_opinion_is_compared_at_the_size_asked_for(opinionated):
@@ -181,30 +187,19 @@ def test_a_judgement_teaches_nothing(opinionated):
     assert not any(g.any() for g in jax.tree.leaves(gradients(weights["params"])))
 
 
-def test_what_is_compared_is_the_mean_of_prediction_and_opinion():
+def test_comparison_weighs_the_odds_of_the_predicted_class_by_both():
     _, logits = inputs()
     opinion = jnp.flip(logits, -1) / 2
-    found = comparison_features(logits, opinion)
-    mean = (softmax(np.float64(logits), -1) + softmax(np.float64(opinion), -1)) / 2
-    predicted = np.asarray(logits).argmax(-1)
-    chosen = np.take_along_axis(mean, predicted[..., None], -1)[..., 0]
-    odds, spread = np.log(chosen / (1 - chosen)), entropy(mean, axis=-1) / np.log(4)
-    np.testing.assert_array_equal(found[..., 0], 1)
-    np.testing.assert_allclose(found[..., 1], odds, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found[..., 2], spread, rtol=1e-4)
-    np.testing.assert_allclose(found[..., 3:], mean, rtol=1e-4, atol=1e-7)
-
-
-def test_comparison_asks_the_regression_of_the_predicted_class():
-    _, logits = inputs()
-    opinion = jnp.flip(logits, -1)
-    coefficients = np.random.default_rng(1).normal(size=(4, 7)).astype(np.float32)
-    result = Comparison().apply(
-        {"batch_stats": {"coefficients": jnp.asarray(coefficients)}}, logits, opinion
+    own, other = odds_by_hand(logits, opinion)
+    features = comparison_features(logits, opinion)
+    np.testing.assert_allclose(features, np.stack([np.ones_like(own), own, other], -1), atol=1e-4)
+    weights = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+    given = {"batch_stats": {"weights": jnp.asarray(weights)}}
+    chosen = weights[np.asarray(logits).argmax(-1)]
+    expected = chosen[..., 0] + chosen[..., 1] * own + chosen[..., 2] * other
+    np.testing.assert_allclose(
+        Comparison().apply(given, logits, opinion), expected, rtol=1e-4, atol=1e-4
     )
-    features = np.asarray(comparison_features(logits, opinion))
-    expected = (coefficients[np.asarray(logits).argmax(-1)] * features).sum(-1)
-    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_comparison_of_certain_logits_is_finite():
