@@ -172,11 +172,13 @@ def comparison_features(logits: jax.Array, opinion: jax.Array) -> jax.Array:
     predicted = nn.one_hot(logits.argmax(-1), logits.shape[-1])
 
     def log_odds(x):
-        others = nn.logsumexp(jnp.where(predicted > 0, -jnp.inf, x), axis=-1)
-        return jnp.clip((predicted * x).sum(-1) - others, -_MOST_ODDS, _MOST_ODDS)
+        others = jnp.where(predicted > 0, -jnp.inf, x)
+        highest = others.max(-1, keepdims=True)
+        rest = highest[..., 0] + jnp.log(jnp.exp(others - highest).sum(-1))
+        return jnp.maximum(jnp.minimum((predicted * x).sum(-1) - rest, _MOST_ODDS), -_MOST_ODDS)
 
-    odds = log_odds(logits)
-    return jnp.stack([jnp.ones_like(odds), odds, log_odds(opinion)], -1)
+    odds = log_odds(logits)[..., None]
+    return jnp.concatenate([jnp.ones_like(odds), odds, log_odds(opinion)[..., None]], -1)
 
 
 def eln_input(image: jax.Array, logits: jax.Array, sees: str = "image_and_logits") -> jax.Array:

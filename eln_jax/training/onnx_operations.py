@@ -165,6 +165,12 @@ def _maximum(graph, operation):
     return graph.add("ReduceMax", operation.arguments, axes=operation.params["axes"], keepdims=0)
 
 
+def _place_of_maximum(graph, operation):
+    (axis,) = operation.params["axes"]
+    found = graph.add("ArgMax", operation.arguments, axis=axis, keepdims=0)
+    return _as_type(graph, found, operation.params["index_dtype"])
+
+
 def _product(graph, operation):
     """A product of arrays, summed over the axes that they share."""
     (left_summed, right_summed), (left_batch, right_batch) = operation.params["dimension_numbers"]
@@ -253,6 +259,7 @@ OPERATIONS: dict[str, Callable[[Any, Operation], Value]] = {
     "gather": _cut,
     "reduce_sum": _sum,
     "reduce_max": _maximum,
+    "argmax": _place_of_maximum,
     "dot_general": _product,
     "conv_general_dilated": _convolution,
     "reduce_window_max": _max_pool,

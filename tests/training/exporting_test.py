@@ -50,8 +50,9 @@ def untrained(has_eln=True, **changes):
         (((2, 45, 70),), {"crop_size": "(33, 33)", "model__output_stride": "8"}),
         (((1, 45, 70),), {"model__encoder": "efficientnet_lite0", "has_eln": False}),
         (((1, 40, 70),), {"model__architecture": "torchvision"}),
+        (((2, 45, 70),), {"model__eln_second_opinion": "true"}),
     ],
-    ids=["resnet", "stride-8-sizes-8n+1", "efficientnet-no-eln", "torchvision"],
+    ids=["resnet", "stride-8-sizes-8n+1", "efficientnet-no-eln", "torchvision", "second-opinion"],
 )
 def test_an_onnx_model_gives_what_jax_gives_at_any_size(sizes, changes):
     predictor = untrained(**changes)

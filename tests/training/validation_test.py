@@ -108,7 +108,7 @@ def validated(workdir, phase, *, source=None, state=None, logger=None, display=N
         config=tiny_config(data__num_classes="2", **changes),
         data=data,
         programs=SimpleNamespace(mesh=sharding.make_mesh()),
-        evaluation=EvaluationNetworks(network, network_with_eln, (0, 0, 0)),
+        evaluation=EvaluationNetworks(network, network_with_eln, network, (0, 0, 0)),
     )
     with StopRequest() as stop:
         return validation.validate(
