@@ -327,6 +327,11 @@ def _check_method(config: Any) -> None:
                 f"model.{name}=True needs the image, which model.eln_input=logits hides: give "
                 "another eln_input, or False."
             )
+    if model.eln_second_opinion and method.simulated_weight > 0:
+        raise UserError(
+            f"method.simulated_weight={method.simulated_weight} teaches nothing with "
+            "model.eln_second_opinion=True, which learns from labels alone: give 0, or False."
+        )
     _check_gate(method, steps)
     if not method.average_batch_stats and not method.pseudo_label_batch_stats:
         raise UserError(
@@ -365,8 +370,7 @@ def _check_method(config: Any) -> None:
 
 
 def _check_gate(method: Any, steps: Any) -> None:
-    asks_eln = method.gate in ("eln", "eln_and_confidence")
-    if steps.semi_supervised and asks_eln and not steps.eln:
+    if steps.semi_supervised and asks_eln(method) and not steps.eln:
         raise UserError(
             f"method.gate={method.gate} needs a trained ELN, but steps.eln=0; give steps.eln or "
             "another gate."
@@ -383,6 +387,11 @@ def _check_gate(method: Any, steps: Any) -> None:
             f"method.feature_dropout={method.feature_dropout} must be at most 0.9: with fewer "
             "channels nothing can be recognised."
         )
+
+
+def asks_eln(method: Any) -> bool:
+    """Whether the gate goes by what the ELN says."""
+    return method.gate in ("eln", "eln_and_confidence")
 
 
 def field_names(config: Any, prefix: str = "") -> Iterator[str]:

@@ -39,6 +39,8 @@ def official_configuration(
     config.dtype = "float32"  # theirs is mixed precision in training alone
     config.model.encoder, config.model.eln_encoder = encoder, eln_encoder
     config.model.num_aux_decoders = num_aux_decoders
+    first, *others = config.method.loss_ceilings
+    config.method.loss_ceilings = tuple([first, *others * num_aux_decoders][:num_aux_decoders])
     is_cityscapes = num_classes == len(cityscapes.CLASS_NAMES)
     config.data.geometry = "crop" if is_cityscapes else "warp"
     config.eval.protocol = "original" if is_cityscapes else "warp"

@@ -67,7 +67,7 @@ def _model() -> Any:
     model.output_stride = 16  # pixels per deepest feature: 8 | 16 (paper: 16)
     model.pretrained = "imagenet"  # encoder weights: "" (random) | "imagenet" | a file
     # K decoders that make mistakes for the ELN to find (paper: 2); with 0 it learns from the main
-    # decoder's mistakes alone, in a third of the time.
+    # decoder's mistakes alone, in half the time or less.
     model.num_aux_decoders = 2
     model.width = 256  # channels of ASPP, decoder and heads (paper: 256)
     model.low_width = 48  # channels of the low-level features in the decoder (paper: 48)
@@ -82,7 +82,8 @@ def _model() -> Any:
     # Less to overfit with few labels, and a cheaper step. It wants pretrained weights.
     model.eln_frozen_encoder = False  # (paper: trained, and sees the prediction)
     # The ELN segments the image itself, and compares the prediction with that by a logistic
-    # regression for each predicted class (docs/method.md). It needs no auxiliary decoders.
+    # regression for each predicted class (docs/method.md). Auxiliary decoders then only cost time:
+    # give num_aux_decoders=0 and method.loss_ceilings=() with it.
     model.eln_second_opinion = False  # (paper: it judges from the image and the prediction)
     model.eln_pretrained = "imagenet"  # as `pretrained`, for the ELN
     # First convolution of the ELN, which sees more channels than an image: "random" (official), or
@@ -181,7 +182,8 @@ def _method() -> Any:
     method.gate_threshold = 0.0  # (paper: 0.5 on the ELN's P(right))
     method.gate_fraction = 0.8  # of "quantile", above 0
     method.gate_confidence = 0.95  # eln_and_confidence: the maximum probability must exceed it
-    method.gate_fit_every = 100  # steps between the fits of calibrated gates
+    # Steps between the fits of calibrated gates, and of the comparison with a second opinion.
+    method.gate_fit_every = 100
     # A second strong view, with a draw and boxes of its own; the mean of both counts (UniMatch).
     method.second_strong_view = False  # (paper: none)
     # Share of the encoder's channels dropped in a further pass on the weak view, which learns the

@@ -124,6 +124,7 @@ def test_an_override_is_read_as_the_type_of_its_field(name, text, value):
         ("data.simulated.error_rate", "(0.3, 1.1)", "two rising shares"),
         ("data.simulated.confusion", "measure", "Did you mean measured?"),
         ("data.void_labels", "(11,)", "needs data.source=folder"),
+        ("model.num_aux_decoders", "0", "method.loss_ceilings"),
         ("crop_size", "(64, 65)", "one more in both"),
         ("views.blur_sigma", "(0.1, 100.0)", "at most 20"),
         ("batch_size_unlabeled", "1", "pastes boxes of other images"),
@@ -142,6 +143,11 @@ def test_a_wrong_value_is_refused_in_one_sentence(name, text, words):
         ({"data.partition": "lists/a", "data.labeled_count": "3"}, "give one of the two"),
         ({"data.partition": "lists/a", "data.labeled_balanced": "true"}, "give one of the two"),
         ({"steps.eln": "0", "steps.semi_supervised": "0"}, "nothing to compare with"),
+        (
+            {"model.eln_second_opinion": "true", "method.simulated_weight": "1"},
+            "learns from labels alone",
+        ),
+        ({"model.eln_second_opinion": "true", "model.eln_input": "logits"}, "needs the image"),
     ],
 )
 def test_fields_that_contradict_one_another_are_refused(overrides, words):

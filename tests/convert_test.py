@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 
 from eln_jax import convert, evaluate, predict, review_labels
-from eln_jax.configuration import read_json
+from eln_jax.configuration import read_json, to_json
 from eln_jax.converted_configuration import official_configuration
 from eln_jax.errors import UserError
 from eln_jax.models.segmenter import build_networks
@@ -155,6 +155,16 @@ def test_the_number_of_classes_tells_the_data_set(num_classes, names, size, offs
     assert config.crop_size == size
     assert config.crop_size[0] % 8 == offset
     assert len(config.data.class_names) == num_classes
+
+
+@pytest.mark.parametrize(("count", "ceilings"), [(0, ()), (1, (20.0,)), (3, (20.0, 50.0, 50.0))])
+def test_a_converted_configuration_is_read_whatever_the_auxiliary_decoders(
+    tmp_path, count, ceilings
+):
+    config, _ = official_configuration("resnet50", "resnet34", 21, count)
+    assert config.method.loss_ceilings == ceilings
+    (tmp_path / "config.json").write_text(to_json(config))
+    assert read_json(tmp_path / "config.json").model.num_aux_decoders == count
 
 
 def test_other_classes_are_listed_in_a_file_or_have_numbers(folder):

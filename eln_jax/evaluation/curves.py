@@ -26,6 +26,7 @@ LOSSES = {
     "supervised_loss": ("supervised", BLUE),
     "aux_loss": ("auxiliary", SKY),
     "eln_loss": ("ELN", ORANGE),
+    "opinion_loss": ("second opinion", FAINT),
     "pseudo_label_loss": ("pseudo-labels", GREEN),
     "contrastive_loss": ("contrast", PINK),
 }

@@ -392,7 +392,8 @@ def _labeled_terms(params, old, student, batch, key, args):
     if opinion_loss is not None:
         total = total + settings.eln_weight * opinion_loss
         metrics["opinion_loss"] = opinion_loss
-    metrics |= _with_sum("aux_loss", aux_losses)
+    if aux_losses:
+        metrics |= _with_sum("aux_loss", aux_losses)
     metrics |= {f"aux_learns/{n}": (v > 0).astype(jnp.float32) for n, v in learning.items()}
     by_name = dict(zip(names, eln_losses, strict=True))
     if "simulated" in by_name:

@@ -151,7 +151,8 @@ class Comparison(nn.Module):
 
         weights = self.variable("batch_stats", "weights", mean_of_odds).value
         predicted = nn.one_hot(logits.argmax(-1), num_classes)
-        return (predicted @ weights * comparison_features(logits, opinion)).sum(-1)
+        chosen = jnp.matmul(predicted, weights, precision=lax.Precision.HIGHEST)
+        return (chosen * comparison_features(logits, opinion)).sum(-1)
 
 
 _MOST_ODDS = 16.0  # beyond these a float32 probability can hardly go

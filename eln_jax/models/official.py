@@ -109,6 +109,11 @@ def to_official(
             "The official code knows ResNet-50 and ResNet-101 with a ResNet-34 in the ELN; "
             "networks with other encoders have no official form."
         )
+    if params["eln"]["encoder"]["conv1"]["kernel"].shape[2] == 3:
+        raise UserError(
+            "The official code's ELN sees the prediction; one whose encoder sees the image alone "
+            "(model.eln_second_opinion, model.eln_frozen_encoder) has no official form."
+        )
     state = {}
     for name, path, layers in _networks(_ENCODERS[blocks], len(params["aux_decoders"])):
         counts = {

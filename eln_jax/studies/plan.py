@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from eln_jax import configuration
-from eln_jax.config_checks import field_names, get
+from eln_jax.config_checks import asks_eln, field_names, get
 from eln_jax.defaults import default_config
 from eln_jax.errors import UserError, did_you_mean
 from eln_jax.training.bookkeeping import phases
 from eln_jax.training.workdir import is_free
 
-# Fields, and blocks of them, that the third phase alone reads. Any other makes a trunk of its own,
-# but for how often is evaluated: trunks do so at the end of their phase.
+# Fields, and blocks of them, that the third phase alone reads. Any other makes a trunk of its own.
+# Two exceptions: trunks evaluate at the end of their phase, however often arms do; and a second
+# opinion's comparison is fitted by gate_fit_every, but last at the end of its phase in any case.
 _THIRD_PHASE = (
     "batch_size_unlabeled",
     "eval.every",
@@ -88,7 +89,7 @@ class Run:
         until: the step after which it ends.
         parent: the run whose last checkpoint it begins from; None: from the start.
         seed: of the study's seeds.
-        arm: its arm; of a trunk, the first arm that needs it, if one asks the ELN such a one.
+        arm: its arm; of a trunk, the first arm that needs it, preferably one that asks the ELN.
         is_trunk: others begin from it, and it is no result itself.
     """
 
@@ -223,7 +224,7 @@ def _trunks(configs: Mapping[str, Any], seed: int) -> tuple[dict[str, Run], dict
     first: dict[str, Run] = {}
     second: dict[str, Run] = {}
     # An ELN is best known by an arm that asks it.
-    asking_first = sorted(configs, key=lambda arm: not configs[arm].method.gate.startswith("eln"))
+    asking_first = sorted(configs, key=lambda arm: not asks_eln(configs[arm].method))
     for arm in asking_first:
         config = configs[arm]
         if not config.steps.semi_supervised:
@@ -311,4 +312,5 @@ def _without(config: Any, free: tuple[str, ...], steps: Mapping[str, int]) -> An
         own.batch_size_unlabeled = own.batch_size_labeled
     for name, count in steps.items():
         own.steps[name] = count
+    own.eval.every = sum(own.steps.values())
     return own

@@ -256,7 +256,7 @@ class Run:
         )
 
     def train_step(self, phase: Phase) -> None:
-        """Takes a batch, steps and logs."""
+        """Takes a batch, steps, fits what is due, and logs."""
         config = self.parts.config
         self._prepare_teacher(phase)
         started = time.perf_counter()

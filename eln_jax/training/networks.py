@@ -74,9 +74,14 @@ def make_evaluation_networks(config: Any, networks: Networks) -> EvaluationNetwo
     def network_with_eln(variables, image):
         logits = logits_of(variables, image)
         seen = normalize(to_unit(image), eln_input_mean, eln_input_std)
-        size = {"size": image.shape[1:3]} if config.model.eln_second_opinion else {}
-        eln_logits: Any = networks.eln.apply(variables["eln"], seen, logits, **size)
-        return enlarged(logits, image), eln_logits
+        result = enlarged(logits, image)
+        if config.model.eln_second_opinion:
+            eln_logits: Any = networks.eln.apply(
+                variables["eln"], seen, result, size=image.shape[1:3]
+            )
+        else:
+            eln_logits = networks.eln.apply(variables["eln"], seen, logits)
+        return result, eln_logits
 
     def compared(variables, image):
         logits = logits_of(variables, image)

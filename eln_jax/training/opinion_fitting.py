@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def fit_is_due(config: Any, phase: "Phase", step: int) -> bool:
-    """Whether the comparison is fitted at `step`, which ends a step of the phase."""
+    """Whether the comparison is fitted after `step` steps of the run, the last in this phase."""
     rests = phase.name == "semi_supervised" and not config.method.eln_in_semi_supervised
     if not config.model.eln_second_opinion or phase.name == "supervised" or rests:
         return False

@@ -23,7 +23,8 @@ def write_study(folder, **changes):
     """A study's file on the tiny configuration."""
     fields = {
         "config": QUICKSTART,
-        "overrides": FIELDS | {"data.partition_seed": "{seed}", "checkpoint.every": "3"},
+        "overrides": FIELDS
+        | {"data.partition_seed": "{seed}", "checkpoint.every": "3", "eval.every": "9"},
         "arms": ARMS,
         "seeds": (0, 1),
         "reference": "none",
