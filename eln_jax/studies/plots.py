@@ -68,11 +68,11 @@ def _mean_iou(arms: Mapping[str, Any], path: Path) -> Path:
 def _risk_coverage(detectors: Mapping[str, Any], path: Path) -> Path:
     picture, (axes,) = _figure(1, (9.5, 5.6))
     number = 0
-    for arm, seeds in detectors.items():
+    for place, (arm, seeds) in enumerate(detectors.items()):
         first = next(iter(seeds.values()))["risk_coverage"]
         for name, title in DETECTOR_NAMES.items():
             # The scores of the prediction alone are the same beside every ELN.
-            if name not in first or (number and "eln" not in name):
+            if name not in first or (place and "eln" not in name):
                 continue
             risk = np.mean([s["risk_coverage"][name] for s in seeds.values()], axis=0)
             label = title if len(detectors) == 1 or "eln" not in name else f"{title}, {arm}"

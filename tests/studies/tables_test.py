@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from eln_jax.studies import plots, tables
@@ -113,6 +114,15 @@ def test_the_tables_say_what_was_found(tmp_path):
     assert rows(text, "logistic control")[1][3:] == ["", "", ""]
     for name in names:
         assert f"]({name})" in text
+
+
+def test_every_detector_is_drawn_and_those_without_an_eln_once(tmp_path, monkeypatch):
+    drawn = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *a, **k: drawn.append(k["label"]) or plot(*a, **k))
+    seeds = FOUND["detectors"]["eln"]
+    plots.draw(FOUND | {"arms": {}, "detectors": {"eln": seeds, "other": seeds}}, tmp_path)
+    assert drawn == ["maximum probability", "logistic control", "ELN, eln", "ELN, other"]
 
 
 def test_a_study_without_a_finished_arm_says_so(tmp_path):
