@@ -81,9 +81,9 @@ def _model() -> Any:
     # The ELN's encoder sees the image alone and stays as it is; the prediction joins its features.
     # Less to overfit with few labels, and a cheaper step. It wants pretrained weights.
     model.eln_frozen_encoder = False  # (paper: trained, and sees the prediction)
-    # The ELN segments the image itself, and compares the prediction with that by a logistic
-    # regression for each predicted class (docs/method.md). Auxiliary decoders then only cost time:
-    # give num_aux_decoders=0 and method.loss_ceilings=() with it.
+    # The ELN segments the image itself; P(right) is the mean of both log odds of the predicted
+    # class, each calibrated by class (docs/method.md). Auxiliary decoders then only cost time: give
+    # num_aux_decoders=0 and method.loss_ceilings=() with it.
     model.eln_second_opinion = False  # (paper: it judges from the image and the prediction)
     model.eln_pretrained = "imagenet"  # as `pretrained`, for the ELN
     # First convolution of the ELN, which sees more channels than an image: "random" (official), or

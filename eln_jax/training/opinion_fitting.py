@@ -14,11 +14,11 @@ from eln_jax.method.views import sample_nearest
 from eln_jax.training.gate_fitting import THIN, labeled_pixels
 from eln_jax.training.sharding import replicated
 
-_STRENGTH = 10.0  # pixels' worth of trust in what all classes have in common
-
 if TYPE_CHECKING:
     from eln_jax.training.assembly import Parts
     from eln_jax.training.bookkeeping import Phase
+
+_STRENGTH = 10.0  # pixels' worth of trust in what all classes have in common
 
 
 def fit_is_due(config: Any, phase: "Phase", step: int) -> bool:
