@@ -3,21 +3,19 @@
 The coefficients live in the train state, so a checkpoint has them and a resume is exact.
 """
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from eln_jax.evaluation.calibrated import Calibration
 from eln_jax.evaluation.scoring import GATE_SCORES, Gate, make_gate
 from eln_jax.method import calibration
 from eln_jax.method.gates import GATES, GateSettings
 from eln_jax.method.state import TrainState
-from eln_jax.method.views import sample_nearest
-from eln_jax.training.sharding import put_batch, replicated
+from eln_jax.training.labeled_pixels import labeled_pixels
+from eln_jax.training.sharding import replicated
 
 if TYPE_CHECKING:
     from eln_jax.training.assembly import Parts
@@ -27,8 +25,6 @@ ORACLE_WORDS = (
     "semi-supervised one, only the ceiling of what a gate could give."
 )
 _STRENGTH = 100.0  # pixels' worth of trust in what all classes have in common
-THIN = np.s_[:, ::2, ::2]  # every second row and column of the logits' grid: neighbours are alike
-_MOST_BATCHES = 50
 
 
 def unfitted_gate(config: Any) -> dict[str, jax.Array]:
@@ -57,62 +53,15 @@ def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> 
     Returns:
         What `TrainState.gate` holds.
     """
-    mesh = parts.programs.mesh
-    look = _look(parts.evaluation.network, mesh)
-    seen = labeled_pixels(parts, position, functools.partial(look, state.teacher))
+    seen = labeled_pixels(parts, position, _shown, parts.evaluation.network, state.teacher)
     num_classes = parts.config.data.num_classes
     coefficients = calibration.fit_by_class(*seen, num_classes, _STRENGTH)
-    return {"coefficients": jax.device_put(coefficients, replicated(mesh))}
+    return {"coefficients": jax.device_put(coefficients, replicated(parts.programs.mesh))}
 
 
-def labeled_pixels(
-    parts: "Parts",
-    position: Mapping[str, Any],
-    look: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Looks at labelled crops, each labelled image once.
-
-    Args:
-        parts: of the run.
-        position: of the labelled stream's iterator; the batches that come next are looked at.
-        look: (images, labels) -> predicted classes [...], features [num_features, ...] and labels
-            [...], in every process those of all.
-
-    Returns:
-        Features [pixels, num_features], predicted classes and whether they are right, void left
-        out.
-    """
-    config = parts.config
-    once = -(-len(parts.data.partition.labeled) // config.batch_size_labeled)
-    found = []
-    iterator = iter(parts.data.streams["labeled"])
-    iterator.set_state(position)
-    try:
-        for _ in range(min(_MOST_BATCHES, once)):
-            batch = put_batch(next(iterator), parts.programs.mesh)
-            seen = look(batch["image"], batch["label"])
-            predicted, features, label = (np.asarray(x) for x in seen)
-            valid = label != config.data.ignore_label
-            right = predicted[valid] == label[valid]
-            found.append((features[:, valid].T, predicted[valid], right))
-    finally:
-        iterator.close()
-    features, predicted, right = (np.concatenate(each) for each in zip(*found, strict=True))
-    return features, predicted, right
-
-
-@functools.lru_cache(maxsize=1)
-def _look(network, mesh):
-    """The program that a fit runs on each batch, compiled once for all fits of a run."""
-
-    @functools.partial(jax.jit, out_shardings=replicated(mesh))
-    def look(variables, image, label):
-        logits, _ = network({"network": variables}, image)
-        label = sample_nearest(label, (logits.shape[1], logits.shape[2]))
-        predicted, features = calibration.prediction_features(jnp.moveaxis(logits, -1, 0))
-        return predicted[THIN], features[:, *THIN], label[THIN]
-
-    return look
+def _shown(network, variables, image):
+    logits, _ = network({"network": variables}, image)
+    return calibration.prediction_features(jnp.moveaxis(logits, -1, 0))
 
 
 def gate_settings(method: Any) -> GateSettings:

@@ -1,6 +1,5 @@
 """The comparison of a prediction with the ELN's second opinion: when it is fitted, and to what."""
 
-import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +9,7 @@ import numpy as np
 
 from eln_jax.method import calibration
 from eln_jax.method.state import TrainState, student_variables
-from eln_jax.method.views import sample_nearest
-from eln_jax.training.gate_fitting import THIN, labeled_pixels
-from eln_jax.training.sharding import replicated
+from eln_jax.training.labeled_pixels import labeled_pixels
 
 if TYPE_CHECKING:
     from eln_jax.training.assembly import Parts
@@ -45,14 +42,13 @@ def fit_comparison(
         phase: in which they are.
         position: of the labelled stream's iterator.
     """
-    mesh = parts.programs.mesh
     stats = state.batch_stats["eln"]
     variables = {
         "network": state.teacher if phase.name == "semi_supervised" else student_variables(state),
         "eln": {"params": state.params["eln"], "batch_stats": stats},
     }
-    look = functools.partial(_look(parts.evaluation.compared, mesh), variables)
-    features, predicted, right = labeled_pixels(parts, position, look)
+    compared = parts.evaluation.compared
+    features, predicted, right = labeled_pixels(parts, position, _shown, compared, variables)
     num_classes = parts.config.data.num_classes
     own, other = (
         calibration.fit_by_class(features[:, [0, n]], predicted, right, num_classes, _STRENGTH)
@@ -65,14 +61,6 @@ def fit_comparison(
     return state.replace(batch_stats={**state.batch_stats, "eln": eln})
 
 
-@functools.lru_cache(maxsize=1)
-def _look(compared, mesh):
-    """The program that a fit runs on each batch, compiled once for all fits of a run."""
-
-    @functools.partial(jax.jit, out_shardings=replicated(mesh))
-    def look(variables, image, label):
-        logits, features = compared(variables, image)
-        label = sample_nearest(label, (logits.shape[1], logits.shape[2]))
-        return logits.argmax(-1)[THIN], jnp.moveaxis(features, -1, 0)[:, *THIN], label[THIN]
-
-    return look
+def _shown(compared, variables, image):
+    logits, features = compared(variables, image)
+    return logits.argmax(-1), jnp.moveaxis(features, -1, 0)
