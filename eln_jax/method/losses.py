@@ -3,7 +3,7 @@
 Nothing here divides by a count that may be zero: a term without pixels is 0 with zero gradients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -214,3 +214,10 @@ def windowed_contrastive_loss(
 def _unit_length(x: jax.Array) -> jax.Array:
     """Divides vectors [..., channels] by their length; a zero vector keeps a finite gradient."""
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-16))
+
+
+def with_sum(name: str, parts: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Figures to log: the sum under `name`, the parts under `name/part`."""
+    return {name: sum(parts.values(), jnp.zeros(()))} | {
+        f"{name}/{part}": v for part, v in parts.items()
+    }
