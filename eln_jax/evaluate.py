@@ -72,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> None:
+    from eln_jax.config_checks import asks_eln
     from eln_jax.data.pipeline import read_examples
     from eln_jax.data.progress import Progress
     from eln_jax.evaluation import findings
@@ -88,9 +89,14 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
     source, indices = with_masks(config.data, flags.split)
     share = processes.share_of(indices)
     predictor = model.predictor(
-        config.eval.batch_size, views=Views(**views), warp=config.eval.protocol == "warp"
+        config.eval.batch_size,
+        views=Views(**views),
+        warp=config.eval.protocol == "warp",
+        with_gate=True,
     )
-    gate = evaluation_gate(config.method) if model.has_eln else None
+    gate = None
+    if model.has_eln or (model.name == "teacher" and not asks_eln(config.method)):
+        gate = evaluation_gate(config.method, model.gate)
     print(f"Evaluating the {model.description}, on {len(indices)} images ({flags.split}).")
     if len(share) < len(indices):
         print(f"This is one of several processes, with {len(share)} of the images.")

@@ -24,9 +24,10 @@ DETECTORS = {
     "max_prob": "maximum probability",
     "entropy": "entropy",
     "margin": "margin",
+    "logistic": "fitted gate",
 }
 # Detectors whose score is meant as the probability of being right.
-_PROBABILITIES = ("max_prob", "eln")
+_PROBABILITIES = ("max_prob", "eln", "logistic")
 
 
 @dataclasses.dataclass(frozen=True)

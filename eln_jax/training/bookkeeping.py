@@ -25,6 +25,12 @@ def phases(steps: Any) -> list[Phase]:
     return result
 
 
+def eln_has_learned(config: Any, step: int) -> bool:
+    """Whether the ELN has been trained at all, once so many steps are done."""
+    learns = {"eln", *(["semi_supervised"] if config.method.eln_in_semi_supervised else [])}
+    return any(phase.name in learns and step > phase.start for phase in phases(config.steps))
+
+
 @dataclasses.dataclass
 class Bookkeeping:
     """Plain values that go to JSON and come back equal.

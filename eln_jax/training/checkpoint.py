@@ -342,12 +342,14 @@ class Weights(NamedTuple):
         params: as in `TrainState`.
         batch_stats: as in `TrainState`.
         teacher: as in `TrainState`.
+        gate: as in `TrainState`; empty where no gate is fitted.
     """
 
     step: int
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     teacher: dict[str, Any]
+    gate: dict[str, Any]
 
 
 def read_weights(
@@ -398,7 +400,8 @@ def read_weights(
                 name: jax.tree.map(
                     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved[name]
                 )
-                for name in ("params", "batch_stats", "teacher")
+                for name in ("params", "batch_stats", "teacher", "gate")
+                if saved.get(name)
             }
             restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
             items = ocp.args.Composite(
@@ -406,7 +409,8 @@ def read_weights(
                     wanted, restore_args=restore_args, partial_restore=True
                 )
             )
-            return Weights(step=step, **manager.restore(step, args=items)["state"])
+            found = manager.restore(step, args=items)["state"]
+            return Weights(step=step, **{"gate": {}} | found)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"The checkpoint {directory / str(step)} cannot be read ({_reason(error)})."

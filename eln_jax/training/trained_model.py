@@ -1,7 +1,7 @@
 """A trained model, ready for use: its weights, what runs them, and what its classes are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from eln_jax.evaluation.maps import SINGLE_VIEW, Views
 from eln_jax.evaluation.panels import make_palette
 from eln_jax.models.variables import METADATA, load_variables
 from eln_jax.training import sharding
-from eln_jax.training.bookkeeping import phases
+from eln_jax.training.bookkeeping import eln_has_learned, phases
 from eln_jax.training.checkpoint import read_weights
+from eln_jax.training.gate_fitting import gate_calibration
 from eln_jax.training.networks import make_evaluation_networks, make_networks
 
 # What the model.json of an export, and of a converted checkpoint, says it is.
@@ -36,6 +37,7 @@ class TrainedModel:
         variables: {"network": ...}, and {"eln": ...} with an ELN.
         class_names: one a class.
         palette: uint8 [num_classes, 3], the classes' colours.
+        gate: what the gate of the training was fitted to, of a run's teacher; else empty.
     """
 
     config: Any
@@ -44,6 +46,7 @@ class TrainedModel:
     variables: dict[str, Any]
     class_names: tuple[str, ...]
     palette: np.ndarray
+    gate: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_eln(self) -> bool:
@@ -71,6 +74,7 @@ class TrainedModel:
         views: Views = SINGLE_VIEW,
         warp: bool = False,
         doubt_labels: bool = False,
+        with_gate: bool = False,
     ) -> Predictor:
         """Makes what predicts images of any size, on all devices of this process.
 
@@ -79,14 +83,18 @@ class TrainedModel:
             views: scales, mirror image and windows to average.
             warp: images are warped to the training's crop size, as the official code has it.
             doubt_labels: examples bring a label map to be doubted; the ELN is left out.
+            with_gate: pixels are also scored as the gate does that was fitted in training, if any.
         """
         mesh = sharding.make_mesh(jax.local_devices())
         networks = make_evaluation_networks(self.config, make_networks(self.config))
         crop_size = tuple(self.config.crop_size)
         with_eln = self.has_eln and not doubt_labels
+        variables, gate = jax.device_put(
+            (self.variables, dict(self.gate)), sharding.replicated(mesh)
+        )
         return Predictor(
             network=networks.network_with_eln if with_eln else networks.network,
-            variables=jax.device_put(self.variables, sharding.replicated(mesh)),
+            variables=variables,
             batch_size=sharding.round_up(batch_size, mesh),
             pad_offset=crop_size[0] % 8,  # 0 or 1, as the network's maps were in training
             fill=networks.padding_colour,
@@ -94,6 +102,7 @@ class TrainedModel:
             sharding=sharding.split(mesh),
             views=views,
             doubt_labels=doubt_labels,
+            calibration=gate_calibration(self.config.method, gate) if with_gate else None,
         )
 
 
@@ -115,20 +124,19 @@ def open_model(
         return _open_written(folder, config, network)
     weights = read_weights(folder, checkpoint)
     begins = {phase.name: phase.start for phase in phases(config.steps)}
-    never = weights.step  # a phase that the run does not have begins after every step
-    has_teacher = weights.step > begins.get("semi_supervised", never)
+    has_teacher = weights.step > begins.get("semi_supervised", weights.step)
     if network == "teacher" and not has_teacher:
         raise UserError(
             f"{folder}: the checkpoint of step {weights.step} has no teacher; the semi-supervised "
             "phase begins later or never. Take --network=student."
         )
     name = network or ("teacher" if has_teacher else "student")
-    has_eln = weights.step > min(begins.get("eln", never), begins.get("semi_supervised", never))
     trained = {"params": weights.params, "batch_stats": weights.batch_stats}
     variables = {"network": weights.teacher if name == "teacher" else _part(trained, "student")}
-    if has_eln:
+    if eln_has_learned(config, weights.step):
         variables["eln"] = _part(trained, "eln")
-    return _make_model(config, name, weights.step, variables)
+    gate = weights.gate if name == "teacher" else {}
+    return _make_model(config, name, weights.step, variables, gate)
 
 
 def _open_written(folder: Path, config: Any, network: str) -> TrainedModel:
@@ -153,7 +161,11 @@ def _part(variables: Mapping[str, Any], network: str) -> dict[str, Any]:
 
 
 def _make_model(
-    config: Any, name: str, step: int | None, variables: dict[str, Any]
+    config: Any,
+    name: str,
+    step: int | None,
+    variables: dict[str, Any],
+    gate: Mapping[str, Any] | None = None,
 ) -> TrainedModel:
     return TrainedModel(
         config=config,
@@ -162,6 +174,7 @@ def _make_model(
         variables=variables,
         class_names=check_names(config.data.num_classes, config.data.class_names),
         palette=class_palette(config.data),
+        gate=gate or {},
     )
 
 

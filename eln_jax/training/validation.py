@@ -18,6 +18,7 @@ from eln_jax.evaluation.scoring import evaluate
 from eln_jax.method.state import TrainState, student_variables
 from eln_jax.training import processes
 from eln_jax.training.assembly import Parts
+from eln_jax.training.bookkeeping import eln_has_learned
 from eln_jax.training.gate_fitting import evaluation_gate, gate_calibration
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.logging import MetricsLogger, NoLogger, Progress
@@ -54,11 +55,13 @@ def validate(
         every process: each judges its share of the images.
     """
     config, data = parts.config, parts.data
-    with_eln = phase != "supervised"
-    judged = "teacher" if phase == "semi_supervised" else "student"
-    gate = evaluation_gate(config.method, _fitted(state, judged)) if with_eln else None
-    figures = {}
     step = int(state.step)
+    with_eln = phase != "supervised" and eln_has_learned(config, step)
+    judged = "teacher" if phase == "semi_supervised" else "student"
+    gate = None
+    if phase != "supervised":
+        gate = evaluation_gate(config.method, _fitted(state, judged))
+    figures = {}
     # Of the run's last evaluation more is kept than figures, for the report.
     is_last = step == sum(config.steps.values())
     for name in ("student", "teacher") if judged == "teacher" else ("student",):
@@ -128,14 +131,14 @@ def make_predictor(
 ) -> Predictor:
     """The student or the teacher as evaluation uses it, with the ELN's judgement if asked.
 
-    Then also with what the gate was fitted to, if no other calibration is given.
+    And with what the gate was fitted to, if no other calibration is given.
     """
     config = parts.config
     mesh = parts.programs.mesh
     variables = {"network": student_variables(state) if name == "student" else state.teacher}
+    fitted = local_copy(_fitted(state, name), mesh)
+    calibration = calibration or gate_calibration(config.method, fitted)
     if with_eln:
-        fitted = local_copy(_fitted(state, name), mesh)
-        calibration = calibration or gate_calibration(config.method, fitted)
         variables["eln"] = {"params": state.params["eln"], "batch_stats": state.batch_stats["eln"]}
     return Predictor(
         calibration=calibration,
@@ -171,7 +174,7 @@ def _draw(parts, state, judged, predictor, gate, workdir, logger) -> None:
         image = predictor.warp_image(example["image"])
         label = predictor.warp_label(example["label"])
         kept = None
-        if maps.p_right is not None and gate is not None:
+        if gate is not None:
             kept = gate(maps, label) > 0.5
         rows.append(
             panel_row(image, label, maps.prediction, maps.p_right, kept, palette, example["id"])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eln_jax import configuration
+from eln_jax import configuration, evaluate
 from eln_jax.errors import UserError
 from eln_jax.method import calibration
 from eln_jax.training import assembly, gate_fitting, loop
@@ -73,6 +73,14 @@ def test_the_gate_is_judged_on_val(fitted):
     assert [name for name in last if name.startswith("pseudo_label/kept/")]
     before = [row for row in rows(fitted) if row["split"] == "val" and row["phase"] == "eln"][-1]
     assert not [name for name in before if name.startswith(("logistic", "pseudo_label"))]
+
+
+def test_an_evaluation_judges_the_gate_as_the_training_did(fitted, tmp_path):
+    assert evaluate.main([f"--model={fitted}", f"--output={tmp_path}"]) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    last = [row for row in rows(fitted) if row["split"] == "val"][-1]
+    for name in ("logistic/auroc", "pseudo_label/kept", "pseudo_label/accuracy"):
+        assert found[name] == pytest.approx(last[name], abs=1e-6), name
 
 
 @pytest.mark.parametrize("at_step", [8, pytest.param(10, marks=pytest.mark.slow)])

@@ -169,6 +169,13 @@ def test_the_configured_gate_decides_what_is_kept(tmp_path, gate, threshold, kep
     assert figures["pseudo_label/accuracy"] == expected
 
 
+def test_an_eln_that_has_never_learned_is_not_asked(tmp_path):
+    resting = {"steps__eln": "0", "method__eln_in_semi_supervised": "False"}
+    figures = validated(tmp_path, "semi_supervised", method__gate="none", **resting)
+    assert not [name for name in figures if name.startswith("eln/")]
+    assert figures["pseudo_label/kept"] == 1.0
+
+
 def test_what_is_undefined_is_none(tmp_path):
     void = Scenes(truth=np.full(32, 255))
     figures = validated(tmp_path, "semi_supervised", source=void)
