@@ -395,13 +395,13 @@ def read_weights(
         damage.tell_if_unchecked(directory / str(step), tell)
         try:
             saved = manager.item_metadata(step)["state"]
+            fitted = saved.get("gate")  # an empty one is not stored
             sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             wanted = {
                 name: jax.tree.map(
                     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), saved[name]
                 )
-                for name in ("params", "batch_stats", "teacher", "gate")
-                if saved.get(name)
+                for name in ("params", "batch_stats", "teacher", *(["gate"] if fitted else []))
             }
             restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
             items = ocp.args.Composite(
