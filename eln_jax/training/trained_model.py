@@ -1,7 +1,7 @@
 """A trained model, ready for use: its weights, what runs them, and what its classes are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from eln_jax.evaluation.panels import make_palette
 from eln_jax.models.variables import METADATA, load_variables
 from eln_jax.training import sharding
 from eln_jax.training.bookkeeping import eln_has_learned, phases
-from eln_jax.training.checkpoint import read_weights
 from eln_jax.training.gate_fitting import gate_calibration
 from eln_jax.training.networks import make_evaluation_networks, make_networks
+from eln_jax.training.weights import read_weights
 
 # What the model.json of an export, and of a converted checkpoint, says it is.
 EXPORT_KIND = "eln_jax export"
@@ -135,8 +135,8 @@ def open_model(
     variables = {"network": weights.teacher if name == "teacher" else _part(trained, "student")}
     if eln_has_learned(config, weights.step):
         variables["eln"] = _part(trained, "eln")
-    gate = weights.gate if name == "teacher" else {}
-    return _make_model(config, name, weights.step, variables, gate)
+    model = _make_model(config, name, weights.step, variables)
+    return replace(model, gate=weights.gate) if name == "teacher" else model
 
 
 def _open_written(folder: Path, config: Any, network: str) -> TrainedModel:
@@ -161,11 +161,7 @@ def _part(variables: Mapping[str, Any], network: str) -> dict[str, Any]:
 
 
 def _make_model(
-    config: Any,
-    name: str,
-    step: int | None,
-    variables: dict[str, Any],
-    gate: Mapping[str, Any] | None = None,
+    config: Any, name: str, step: int | None, variables: dict[str, Any]
 ) -> TrainedModel:
     return TrainedModel(
         config=config,
@@ -174,7 +170,6 @@ def _make_model(
         variables=variables,
         class_names=check_names(config.data.num_classes, config.data.class_names),
         palette=class_palette(config.data),
-        gate=gate or {},
     )
 
 

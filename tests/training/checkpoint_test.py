@@ -13,8 +13,9 @@ import pytest
 from eln_jax.errors import UserError
 from eln_jax.method.state import TrainState
 from eln_jax.training import manifest
-from eln_jax.training.checkpoint import REPLACED, Checkpoints, read_weights
+from eln_jax.training.checkpoint import REPLACED, Checkpoints
 from eln_jax.training.damage import ASIDE
+from eln_jax.training.weights import read_weights
 
 
 def make_state(step):

@@ -13,7 +13,7 @@ import chex
 import numpy as np
 import pytest
 
-from eln_jax.training.checkpoint import read_weights
+from eln_jax.training.weights import read_weights
 from tests.tiny import QUICKSTART, tiny_overrides
 
 TIMINGS = ("images_per_second", "seconds_per_step", "data_wait_share")
