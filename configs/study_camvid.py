@@ -42,6 +42,7 @@ GATES = {
     "eln": {"method.gate": "eln"},
     "opinion": {"method.gate": "eln"} | OPINION,
     "opinion_80": {"method.gate": "eln", "method.gate_mode": "quantile"} | OPINION,
+    "opinion_each_80": {"method.gate": "eln", "method.gate_mode": "class_quantile"} | OPINION,
     "opinion_soft": {"method.gate": "eln", "method.gate_mode": "soft"} | OPINION,
     "opinion_and_confidence": {"method.gate": "eln_and_confidence"} | OPINION,
     "all_labels": ALL_LABELS,

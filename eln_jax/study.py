@@ -73,8 +73,12 @@ def main(argv: Sequence[str]) -> int:
 
     from eln_jax.studies import plan  # imports jax: after the flags have been understood
 
-    study = plan.load_study(flags.config, _seeds(flags.seeds), arms)
-    runs = plan.make_runs(study, overrides)
+    study = plan.load_study(flags.config)
+    seeds = _seeds(flags.seeds) or study.seeds
+    # The tables are of all that the folder holds, not of what this command trains alone.
+    whole = dataclasses.replace(study, seeds=tuple(dict.fromkeys((*study.seeds, *seeds))))
+    all_runs = plan.make_runs(whole, overrides)
+    runs = plan.choose(all_runs, seeds, arms or tuple(study.arms))
     if flags.detectors_only:
         runs = [run for run in runs if run.is_trunk]
     if flags.plan:
@@ -84,10 +88,6 @@ def main(argv: Sequence[str]) -> int:
     from eln_jax.studies import plots, results, running, tables
 
     flags.output.mkdir(parents=True, exist_ok=True)
-    # The tables are of all that the folder holds, not of what this command trains alone.
-    whole = plan.load_study(flags.config)
-    whole = dataclasses.replace(whole, seeds=tuple(dict.fromkeys(whole.seeds + study.seeds)))
-    all_runs = plan.make_runs(whole, overrides)
     code = running.train_runs(runs, flags.output)
     found = results.collect(whole, all_runs, flags.output)
     drawn = plots.draw(found, flags.output)

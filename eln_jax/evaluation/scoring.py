@@ -51,12 +51,23 @@ def make_gate(settings: GateSettings) -> Gate:
         if settings.gate_mode == "soft":
             return score
         if settings.gate_mode == "quantile":
-            count = max(1, round(settings.gate_fraction * score.size))
-            lowest = np.partition(score.ravel(), score.size - count)[score.size - count]
-            return (score >= lowest) & (score > 0)
+            return _best_fraction(score, settings.gate_fraction)
+        if settings.gate_mode == "class_quantile":
+            kept = np.zeros(score.shape, bool)
+            for predicted in np.unique(maps.prediction):
+                of_class = maps.prediction == predicted
+                kept[of_class] = _best_fraction(score[of_class], settings.gate_fraction)
+            return kept
         return score > settings.threshold
 
     return gate
+
+
+def _best_fraction(score: np.ndarray, fraction: float) -> np.ndarray:
+    """Which scores are among the best share; ties at its end are all kept, and never a 0."""
+    count = max(1, round(fraction * score.size))
+    lowest = np.partition(score.ravel(), score.size - count)[score.size - count]
+    return (score >= lowest) & (score > 0)
 
 
 @dataclasses.dataclass(frozen=True)

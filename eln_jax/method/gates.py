@@ -136,7 +136,8 @@ def pseudo_labels(
         seen: the prediction and what the gate looks at.
         inside: bool [batch, height, width], False on padding, which is never kept.
         settings: the gate and its mode: "threshold" keeps scores above it; "quantile" keeps the
-            `gate_fraction` of the batch's pixels that score best; "soft" weighs by the score.
+            `gate_fraction` of the batch's pixels that score best; "class_quantile" does so among
+            the pixels of each label apart; "soft" weighs by the score.
 
     Returns:
         `pseudo_label` int32 and its weight, both [batch, height, width]: bool in the modes that
@@ -149,7 +150,10 @@ def pseudo_labels(
     if settings.gate_mode == "soft":
         return label, jnp.where(inside, score, 0.0)
     if settings.gate_mode == "quantile":
-        return label, inside & best_fraction(score, inside, settings.gate_fraction)
+        return label, best_fraction(score, inside, settings.gate_fraction)
+    if settings.gate_mode == "class_quantile":
+        num_classes = seen.logits.shape[-1]
+        return label, best_of_each(score, label, inside, settings.gate_fraction, num_classes)
     return label, inside & (score > settings.threshold)
 
 
@@ -164,10 +168,36 @@ def best_fraction(score: jax.Array, inside: jax.Array, fraction: float) -> jax.A
     Returns:
         bool [batch, height, width]; never a pixel of score 0.
     """
-    ranked = jnp.sort(jnp.where(inside, score, -1.0).ravel())
-    count = jnp.round(fraction * inside.sum()).astype(jnp.int32)
-    lowest = ranked[jnp.clip(ranked.size - count, 0, ranked.size - 1)]
-    return inside & (score >= lowest) & (score > 0) & (count > 0)
+    return best_of_each(score, jnp.zeros(score.shape, jnp.int32), inside, fraction, 1)
+
+
+def best_of_each(
+    score: jax.Array, label: jax.Array, inside: jax.Array, fraction: float, num_classes: int
+) -> jax.Array:
+    """`best_fraction` among the pixels of each label apart: no class is crowded out by another.
+
+    Zou et al., "Unsupervised domain adaptation for semantic segmentation via class-balanced
+    self-training" (ECCV 2018), take the same share of each class, by its probability.
+
+    Args:
+        score: float32 [batch, height, width] in [0, 1].
+        label: int32 [batch, height, width] in [0, num_classes).
+        inside: bool [batch, height, width].
+        fraction: in (0, 1].
+        num_classes: number of labels.
+
+    Returns:
+        bool [batch, height, width]; never a pixel of score 0.
+    """
+    # What is outside comes last, as a class of its own.
+    group = jnp.where(inside, label, num_classes).ravel()
+    group, ranked = jax.lax.sort((group, score.ravel()), num_keys=2)
+    end = jnp.searchsorted(group, jnp.arange(num_classes), side="right")
+    size = jnp.diff(end, prepend=0)
+    count = jnp.round(fraction * size).astype(jnp.int32)
+    lowest = ranked[jnp.clip(end - count, 0, ranked.size - 1)]
+    lowest = jnp.where(count > 0, lowest, jnp.inf)
+    return inside & (score >= lowest[label]) & (score > 0)
 
 
 def valid_mask(weight: jax.Array, settings: GateSettings) -> jax.Array:

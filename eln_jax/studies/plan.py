@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,16 +122,12 @@ class Run:
         return self.is_trunk and "eln" in self.steps
 
 
-def load_study(
-    path: str, seeds: Sequence[int] | None = None, arms: Sequence[str] | None = None
-) -> Study:
+def load_study(path: str) -> Study:
     """Reads a study's file.
 
     Args:
         path: a Python file whose get_config(variant) returns the study's fields as a dictionary;
             "file.py:variant" passes the variant.
-        seeds: take these instead.
-        arms: take these alone.
 
     Raises:
         UserError: the file, or a name in it, is wrong.
@@ -158,19 +154,7 @@ def load_study(
             f"{path}: the reference {study.reference!r} is no arm; choose one of "
             f"{', '.join(study.arms)}."
         )
-    for name in arms or ():
-        if name not in study.arms:
-            raise UserError(
-                f"--arms: the study has no arm {name!r}; it has {', '.join(study.arms)}."
-                + did_you_mean(name, study.arms)
-            )
-    return Study(
-        config=str(Path(path.partition(":")[0]).parent / study.config),
-        overrides=study.overrides,
-        arms={n: own for n, own in study.arms.items() if not arms or n in arms},
-        seeds=tuple(seeds or study.seeds),
-        reference=study.reference,
-    )
+    return replace(study, config=str(Path(path.partition(":")[0]).parent / study.config))
 
 
 def make_runs(study: Study, overrides: Sequence[tuple[str, str]]) -> list[Run]:
@@ -204,6 +188,35 @@ def make_runs(study: Study, overrides: Sequence[tuple[str, str]]) -> list[Run]:
                 )
             )
     return runs
+
+
+def choose(runs: Sequence[Run], seeds: Sequence[int], arms: Sequence[str]) -> list[Run]:
+    """The runs of some seeds and arms, and those that they begin from, in the same order.
+
+    Args:
+        runs: of `make_runs`: of all arms, so that what two arms share is one run whichever of them
+            is asked for first.
+        seeds: of the study.
+        arms: names.
+
+    Raises:
+        UserError: there is no such arm.
+    """
+    known = list(dict.fromkeys(run.arm for run in runs if not run.is_trunk))
+    for name in arms:
+        if name not in known:
+            raise UserError(
+                f"--arms: the study has no arm {name!r}; it has {', '.join(known)}."
+                + did_you_mean(name, known)
+            )
+    needed = set()
+    for run in runs:
+        if run.seed in seeds and run.arm in arms and not run.is_trunk:
+            link: Run | None = run
+            while link is not None:
+                needed.add(link.folder)
+                link = link.parent
+    return [run for run in runs if run.folder in needed]
 
 
 def _config(study: Study, arm: str, seed: int, overrides: Sequence[tuple[str, str]]) -> Any:

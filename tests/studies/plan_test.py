@@ -94,10 +94,16 @@ def test_an_override_beats_the_common_ones_and_an_arm_beats_both(tmp_path):
 
 
 def test_seeds_and_arms_can_be_chosen(tmp_path):
-    study = plan.load_study(write_study(tmp_path), seeds=[7], arms=["eln", "alone"])
-    runs = plan.make_runs(study, ())
-    assert {run.seed for run in runs} == {7}
-    assert list(by_arm(runs, 7)) == ["alone", "eln"]
+    runs = runs_of(tmp_path)
+    chosen = plan.choose(runs, seeds=[1], arms=["eln", "alone"])
+    assert {run.seed for run in chosen} == {1}
+    assert list(by_arm(chosen, 1)) == ["alone", "eln"]
+    assert chosen == [run for run in runs if run in chosen]
+    assert plan.choose(runs, seeds=[0, 1], arms=list(ARMS)) == runs
+    # The supervised arm by itself goes through the checkpoint that the others begin from.
+    alone = plan.choose(runs, seeds=[0], arms=["alone"])
+    assert [str(run.folder.parent.name) for run in alone] == ["trunks", "seed_0"]
+    assert alone[0] is by_arm(runs)["eln"].parent.parent
 
 
 @pytest.mark.parametrize(
@@ -122,7 +128,7 @@ def test_a_mistaken_study_is_refused(tmp_path, changes, words):
 
 def test_an_arm_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no arm 'el'.*Did you mean eln"):
-        plan.load_study(write_study(tmp_path), arms=["el"])
+        plan.choose(runs_of(tmp_path), seeds=[0], arms=["el"])
 
 
 @pytest.mark.parametrize(
