@@ -42,6 +42,9 @@ def evidence(**changes):
         ("eln", {}, [False, True]),
         ("eln", {"threshold": 0.75}, [False, False]),
         ("eln", {"mode": "quantile", "fraction": 0.5}, [False, True]),
+        # Each is the best of its class, if not of both.
+        ("eln", {"mode": "class_quantile", "fraction": 0.5}, [False, False]),
+        ("eln", {"mode": "class_quantile", "fraction": 0.8}, [True, True]),
         ("eln_and_confidence", {}, [False, False]),
         ("eln_and_confidence", {"confidence": 0.3}, [False, True]),
         ("eln_and_confidence", {"threshold": 0.2}, [True, False]),
@@ -101,6 +104,23 @@ def test_a_quantile_keeps_the_best_of_the_pixels_inside(gate, fraction):
     count = round(fraction * int(inside.sum()))
     best = np.sort(score[np.asarray(inside)])[::-1][:count]
     np.testing.assert_array_equal(np.sort(score[np.asarray(kept)])[::-1], best)
+    assert not np.asarray(kept & ~inside).any()
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.8, 1.0])
+def test_a_quantile_of_each_class_is_a_quantile_among_its_pixels(fraction):
+    seen = random_evidence()
+    # Class 0 is nowhere, class 1 is seldom.
+    seen = seen._replace(logits=seen.logits - jnp.array([[[[100.0, 2.0, 0.0, 0.0]]]]))
+    inside = jnp.asarray(np.random.default_rng(1).random((2, 9, 7)) < 0.6)
+    each = settings("eln", mode="class_quantile", fraction=fraction)
+    label, kept = gates.pseudo_labels(seen, inside, each)
+    together = settings("eln", mode="quantile", fraction=fraction)
+    for class_id in range(4):
+        of_class = inside & (label == class_id)
+        _, expected = gates.pseudo_labels(seen, of_class, together)
+        np.testing.assert_array_equal(kept & of_class, expected)
+    assert set(np.unique(label)) == {1, 2, 3}
     assert not np.asarray(kept & ~inside).any()
 
 
