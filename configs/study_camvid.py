@@ -22,6 +22,10 @@ OPINION = {"model.eln_second_opinion": True} | MAIN_ALONE
 # The ELN rests where the gate does not ask it: the student is the same, in less time.
 RESTING = {"method.eln_in_semi_supervised": False} | OPINION
 
+# The best share of each predicted class is kept: 0.8 of it, or half.
+OF_EACH_CLASS = {"method.gate_mode": "class_quantile"}
+HALF = {"method.gate_fraction": 0.5}
+
 SUPERVISED = {"steps.supervised": sum(STEPS.values()), "steps.eln": 0, "steps.semi_supervised": 0}
 
 ALL_LABELS = SUPERVISED | {"data.partition": "", "data.labeled_fraction": 1.0}
@@ -42,7 +46,8 @@ GATES = {
     "eln": {"method.gate": "eln"},
     "opinion": {"method.gate": "eln"} | OPINION,
     "opinion_80": {"method.gate": "eln", "method.gate_mode": "quantile"} | OPINION,
-    "opinion_each_80": {"method.gate": "eln", "method.gate_mode": "class_quantile"} | OPINION,
+    "opinion_each_80": {"method.gate": "eln"} | OF_EACH_CLASS | OPINION,
+    "opinion_each_50": {"method.gate": "eln"} | OF_EACH_CLASS | HALF | OPINION,
     "opinion_soft": {"method.gate": "eln", "method.gate_mode": "soft"} | OPINION,
     "opinion_and_confidence": {"method.gate": "eln_and_confidence"} | OPINION,
     "all_labels": ALL_LABELS,
