@@ -49,6 +49,7 @@ def draw(found: Mapping[str, Any], output: Path) -> list[Path]:
 
 def _mean_iou(arms: Mapping[str, Any], path: Path) -> Path:
     picture, (axes,) = _figure(1, (9.5, 5.6))
+    names = arm_labels(arms)
     for i, (name, arm) in enumerate(arms.items()):
         curves = [np.array(s["curve"], float).reshape(-1, 2) for s in arm["seeds"].values()]
         steps = sorted(set.intersection(*({float(x) for x in c[:, 0]} for c in curves)))
@@ -57,7 +58,7 @@ def _mean_iou(arms: Mapping[str, Any], path: Path) -> Path:
         values = np.array([[c[c[:, 0] == step, 1][-1] for step in steps] for c in curves])
         colour, dash = _look(i)
         mean = 100 * values.mean(0)
-        axes.plot(steps, mean, dash, color=colour, marker="o", markersize=3.5, label=name)
+        axes.plot(steps, mean, dash, color=colour, marker="o", markersize=3.5, label=names[name])
         if len(values) > 1:
             spread = 100 * values.std(0, ddof=1)
             axes.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.1)
@@ -88,16 +89,28 @@ def _kept(arms: Mapping[str, Any], class_names: Sequence[str], path: Path) -> Pa
     picture, both = _figure(2, (11.5, 7.5))
     places = np.arange(len(class_names) + 1)
     titles = {"kept": "Pseudo-labels kept on val, %", "accuracy": "Right of those kept, %"}
+    names = arm_labels(arms)
     ends = ("", *(f"/{name}" for name in class_names))
     for axes, (part, title) in zip(both, titles.items(), strict=True):
         for i, (name, arm) in enumerate(arms.items()):
             spreads = [over_seeds(arm["seeds"], figure(f"pseudo_label/{part}{e}")) for e in ends]
             means = [100 * spread.mean for spread in spreads]
             shift = 0.6 * (i / max(1, len(arms) - 1) - 0.5)
-            axes.plot(places + shift, means, "o", color=_look(i)[0], markersize=5, label=name)
+            colour = _look(i)[0]
+            axes.plot(places + shift, means, "o", color=colour, markersize=5, label=names[name])
         _style(axes, title, "")
         axes.set_xticks(places, ["all", *class_names], rotation=30, ha="right")
     return _save(picture, both[-1], path)
+
+
+def arm_labels(arms: Mapping[str, Any]) -> dict[str, str]:
+    """Arm -> its name, with its seeds where it has not all that others have: means then differ."""
+    seeds = {name: sorted(arm["seeds"], key=int) for name, arm in arms.items()}
+    most = {seed for own in seeds.values() for seed in own}
+    return {
+        name: name if set(own) == most else f"{name} (seed{'s'[: len(own) > 1]} {', '.join(own)})"
+        for name, own in seeds.items()
+    }
 
 
 def _look(number: int) -> tuple[str, str]:

@@ -130,3 +130,10 @@ def test_a_study_without_a_finished_arm_says_so(tmp_path):
     assert plots.draw(empty, tmp_path) == []
     path = tables.write(empty, tmp_path, "x", [])
     assert "No arm is finished yet" in path.read_text()
+
+
+def test_curves_of_fewer_seeds_say_which():
+    arms = {"all": {"seeds": {"0": {}, "10": {}, "2": {}}}, "one": {"seeds": {"2": {}}}}
+    arms["two"] = {"seeds": {"10": {}, "2": {}}}
+    named = {"all": "all", "one": "one (seed 2)", "two": "two (seeds 2, 10)"}
+    assert plots.arm_labels(arms) == named
