@@ -22,9 +22,10 @@ OPINION = {"model.eln_second_opinion": True} | MAIN_ALONE
 # The ELN rests where the gate does not ask it: the student is the same, in less time.
 RESTING = {"method.eln_in_semi_supervised": False} | OPINION
 
-# The best share of each predicted class is kept: 0.8 of it, or half.
+# The best share of each predicted class is kept: 0.8 of it, or half; or at least half.
 OF_EACH_CLASS = {"method.gate_mode": "class_quantile"}
 HALF = {"method.gate_fraction": 0.5}
+AT_LEAST_HALF = {"method.gate_mode": "class_floor"} | HALF
 
 SUPERVISED = {"steps.supervised": sum(STEPS.values()), "steps.eln": 0, "steps.semi_supervised": 0}
 
@@ -48,6 +49,8 @@ GATES = {
     "opinion_80": {"method.gate": "eln", "method.gate_mode": "quantile"} | OPINION,
     "opinion_each_80": {"method.gate": "eln"} | OF_EACH_CLASS | OPINION,
     "opinion_each_50": {"method.gate": "eln"} | OF_EACH_CLASS | HALF | OPINION,
+    "opinion_floor_50": {"method.gate": "eln"} | AT_LEAST_HALF | OPINION,
+    "class_calibrated_floor_50": {"method.gate": "class_calibrated"} | AT_LEAST_HALF | RESTING,
     "opinion_soft": {"method.gate": "eln", "method.gate_mode": "soft"} | OPINION,
     "opinion_and_confidence": {"method.gate": "eln_and_confidence"} | OPINION,
     "all_labels": ALL_LABELS,

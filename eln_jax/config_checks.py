@@ -38,7 +38,7 @@ CHOICES = {
         "class_calibrated",
         "oracle",
     ),
-    "method.gate_mode": ("threshold", "quantile", "class_quantile", "soft"),
+    "method.gate_mode": ("threshold", "quantile", "class_quantile", "class_floor", "soft"),
     "method.class_balance": ("none", "sqrt"),
     "method.contrastive_form": ("info_nce", "official"),
     "optim.name": ("adamw", "sgd"),

@@ -175,13 +175,14 @@ def _method() -> Any:
     # the unlabelled images: for measuring the ceiling alone).
     method.gate = "eln"
     # threshold: keep scores above gate_threshold | quantile: keep the gate_fraction of a batch that
-    # scores best | class_quantile: keep that share of the pixels of each predicted class | soft:
-    # weigh the loss by the score (the contrast keeps scores above the threshold).
+    # scores best | class_quantile: keep that share of the pixels of each predicted class |
+    # class_floor: keep what either of threshold and class_quantile keeps | soft: weigh the loss by
+    # the score (the contrast keeps scores above the threshold).
     method.gate_mode = "threshold"
     # 0: the gate's own: eln 0.5, eln_and_confidence 0.5, confidence 0.95, entropy 0.9, margin 0.9,
     # class_calibrated 0.9.
     method.gate_threshold = 0.0  # (paper: 0.5 on the ELN's P(right))
-    method.gate_fraction = 0.8  # of "quantile" and "class_quantile", above 0
+    method.gate_fraction = 0.8  # of "quantile", "class_quantile" and "class_floor", above 0
     method.gate_confidence = 0.95  # eln_and_confidence: the maximum probability must exceed it
     # Steps between the fits of calibrated gates, and of the comparison with a second opinion.
     method.gate_fit_every = 100

@@ -52,13 +52,14 @@ def make_gate(settings: GateSettings) -> Gate:
             return score
         if settings.gate_mode == "quantile":
             return _best_fraction(score, settings.gate_fraction)
-        if settings.gate_mode == "class_quantile":
-            kept = np.zeros(score.shape, bool)
-            for predicted in np.unique(maps.prediction):
-                of_class = maps.prediction == predicted
-                kept[of_class] = _best_fraction(score[of_class], settings.gate_fraction)
-            return kept
-        return score > settings.threshold
+        above = score > settings.threshold
+        if settings.gate_mode == "threshold":
+            return above
+        best = np.zeros(score.shape, bool)
+        for predicted in np.unique(maps.prediction):
+            of_class = maps.prediction == predicted
+            best[of_class] = _best_fraction(score[of_class], settings.gate_fraction)
+        return best if settings.gate_mode == "class_quantile" else best | above
 
     return gate
 

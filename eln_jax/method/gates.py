@@ -137,7 +137,8 @@ def pseudo_labels(
         inside: bool [batch, height, width], False on padding, which is never kept.
         settings: the gate and its mode: "threshold" keeps scores above it; "quantile" keeps the
             `gate_fraction` of the batch's pixels that score best; "class_quantile" does so among
-            the pixels of each label apart; "soft" weighs by the score.
+            the pixels of each label apart; "class_floor" keeps what either of "threshold" and
+            "class_quantile" keeps; "soft" weighs by the score.
 
     Returns:
         `pseudo_label` int32 and its weight, both [batch, height, width]: bool in the modes that
@@ -151,10 +152,11 @@ def pseudo_labels(
         return label, jnp.where(inside, score, 0.0)
     if settings.gate_mode == "quantile":
         return label, best_fraction(score, inside, settings.gate_fraction)
-    if settings.gate_mode == "class_quantile":
-        num_classes = seen.logits.shape[-1]
-        return label, best_of_each(score, label, inside, settings.gate_fraction, num_classes)
-    return label, inside & (score > settings.threshold)
+    above = inside & (score > settings.threshold)
+    if settings.gate_mode == "threshold":
+        return label, above
+    best = best_of_each(score, label, inside, settings.gate_fraction, seen.logits.shape[-1])
+    return label, best if settings.gate_mode == "class_quantile" else best | above
 
 
 def best_fraction(score: jax.Array, inside: jax.Array, fraction: float) -> jax.Array:

@@ -78,7 +78,7 @@ def test_without_eln_or_gate_their_figures_are_left_out():
     assert not [key for key in figures if key.startswith(("eln/", "pseudo_label/"))]
 
 
-@pytest.mark.parametrize("mode", ["threshold", "quantile", "class_quantile", "soft"])
+@pytest.mark.parametrize("mode", ["threshold", "quantile", "class_quantile", "class_floor", "soft"])
 @pytest.mark.parametrize(
     ("name", "threshold"),
     [

@@ -45,6 +45,8 @@ def evidence(**changes):
         # Each is the best of its class, if not of both.
         ("eln", {"mode": "class_quantile", "fraction": 0.5}, [False, False]),
         ("eln", {"mode": "class_quantile", "fraction": 0.8}, [True, True]),
+        ("eln", {"mode": "class_floor", "fraction": 0.5}, [False, True]),
+        ("eln", {"mode": "class_floor", "fraction": 0.8}, [True, True]),
         ("eln_and_confidence", {}, [False, False]),
         ("eln_and_confidence", {"confidence": 0.3}, [False, True]),
         ("eln_and_confidence", {"threshold": 0.2}, [True, False]),
@@ -122,6 +124,20 @@ def test_a_quantile_of_each_class_is_a_quantile_among_its_pixels(fraction):
         np.testing.assert_array_equal(kept & of_class, expected)
     assert set(np.unique(label)) == {1, 2, 3}
     assert not np.asarray(kept & ~inside).any()
+
+
+def test_a_floor_adds_to_the_threshold_what_a_class_lacks():
+    seen, inside = random_evidence(), jnp.ones((2, 9, 7), bool)
+    label, kept = gates.pseudo_labels(
+        seen, inside, settings("eln", mode="class_floor", fraction=0.5)
+    )
+    score = np.asarray(gates.GATES["eln"].score(seen, settings("eln")))
+    for class_id in range(4):
+        of_class = np.asarray(label == class_id)
+        above = int((score[of_class] > 0.5).sum())
+        count = max(above, round(0.5 * int(of_class.sum())))
+        best = np.sort(score[of_class])[::-1][:count]
+        np.testing.assert_array_equal(np.sort(score[np.asarray(kept) & of_class])[::-1], best)
 
 
 def test_equal_scores_at_the_edge_are_all_kept_and_nothing_of_nothing():
