@@ -10,8 +10,9 @@ from eln_jax import command_line, configuration
 
 DESCRIPTION = """\
 Predicts the images of a split that have a mask, at their original size, and says how good the
-predictions are: IoU, recall and boundary F-score of each class, and how well the ELN finds the
-wrong pixels beside maximum probability, entropy and margin on the same predictions.
+predictions are: IoU, recall and boundary F-score of each class, what the gate keeps of it, and how
+well the ELN finds the wrong pixels beside maximum probability, entropy and margin on the same
+predictions.
 
 Into --output go
   report.html       all that follows on one page, with the best and the worst images
@@ -75,7 +76,7 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
     from eln_jax.config_checks import asks_eln
     from eln_jax.data.pipeline import read_examples
     from eln_jax.data.progress import Progress
-    from eln_jax.evaluation import findings
+    from eln_jax.evaluation import findings, kept_classes
     from eln_jax.evaluation.assessment import assess, class_table, detection_table
     from eln_jax.evaluation.maps import Views
     from eln_jax.training import processes
@@ -116,6 +117,8 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
         return
     print_table(class_table(assessment))
     print_table(detection_table(assessment))
+    if words := kept_classes.advice(assessment.figures):
+        print(words)
     output = flags.output or flags.model / "evaluation" / flags.split
     head = {"model": str(flags.model)} | findings.header(
         predictor,

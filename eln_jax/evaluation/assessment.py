@@ -104,22 +104,32 @@ def _boundary_figures(each: Sequence[np.ndarray], class_names: Sequence[str]) ->
 
 
 def class_table(assessment: Assessment) -> Table:
-    """IoU, recall and boundary F-score of each class, in percent, and their means."""
+    """IoU, recall and boundary F-score of each class, in percent, and their means.
+
+    And what a gate keeps of the pixels predicted as the class, if it rejects anything.
+    """
     figures, confusion = assessment.figures, assessment.result.confusion
     table = Table(title="Classes, %", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("class")
-    for title in ("IoU", "recall", "boundary F", "share of pixels"):
+    gated = figures.get("pseudo_label/kept", 1.0) < 1
+    titles = ("IoU", "recall", "boundary F", "share of pixels", *(("kept",) if gated else ()))
+    for title in titles:
         table.add_column(title, justify="right")
     truth = confusion.sum(1)
     for i, name in enumerate(assessment.class_names):
         recall = confusion[i, i] / truth[i] if truth[i] else math.nan
         share = truth[i] / truth.sum() if truth.sum() else math.nan
         values = (figures[f"iou/{name}"], recall, figures[f"boundary_f_score/{name}"], share)
+        if gated:
+            values += (figures[f"pseudo_label/kept/{name}"],)
         last = i == len(assessment.class_names) - 1
         table.add_row(name, *map(percent, values), end_section=last)
     means = ("mean_iou", "mean_class_accuracy", "boundary_f_score")
-    table.add_row("mean", *(percent(figures[key]) for key in means), "")
+    table.add_row("mean", *(percent(figures[key]) for key in means))
     table.caption = f"pixel accuracy {percent(figures['pixel_accuracy'])}"
+    if gated:
+        kept, right = (percent(figures[f"pseudo_label/{key}"]) for key in ("kept", "accuracy"))
+        table.caption += f"; the gate keeps {kept} of the pixels, {right} of those right"
     return table
 
 

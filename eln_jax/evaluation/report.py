@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eln_jax.evaluation import curves
+from eln_jax.evaluation import curves, kept_classes
 from eln_jax.evaluation.assessment import DETECTORS, points
 from eln_jax.evaluation.confusion_table import confusion_table
 from eln_jax.evaluation.findings import Findings
@@ -90,6 +90,7 @@ def make_report(
         _tiles(subject, alone, time),
         _curves(subject, alone),
         _class_ious(subject, alone, class_names),
+        kept_classes.section(subject.figures, class_names),
         _confusion(subject, class_names),
         _risk_coverage(subject),
         _images(subject, alone, class_names, palette),

@@ -101,6 +101,13 @@ def test_what_was_not_measured_has_no_section():
     assert not reader.fetched
 
 
+def test_what_a_gate_keeps_of_each_class_follows_the_classes():
+    kept = {"pseudo_label/kept": 0.5, "pseudo_label/kept/ground": 0.75}
+    shown = headings(page(Subject(FIGURES | kept, None, [])))
+    place = shown.index("IoU of each class, %")
+    assert shown[place + 1] == "Pseudo-labels of each class"
+
+
 def test_without_an_eln_its_pictures_are_left_out(tmp_path):
     found = collected(tmp_path, wrong_pixels=2, with_eln=False)
     reader = Reader(page(Subject({"student/mean_iou": 0.5}, found, [])))

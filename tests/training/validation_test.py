@@ -269,3 +269,9 @@ def test_the_headline_is_in_percent_and_leaves_out_what_is_undefined():
     figures = {"teacher/mean_iou": 0.5, "student/mean_iou": 0.25, "eln/auroc": None}
     text = validation.headline(figures | {"pseudo_label/kept": 0.0, "student/iou/sky": 0.125})
     assert text == "mean IoU of the student 25.0, of the teacher 50.0, pseudo-labels kept 0.0 (%)"
+
+
+def test_the_headline_names_the_classes_that_the_gate_loses():
+    kept = {"pseudo_label/kept/sky": 0.5, "pseudo_label/kept/pole": 0.02}
+    text = validation.headline({"student/mean_iou": 0.25, **kept})
+    assert text == "mean IoU of the student 25.0 (%); next to nothing is kept of pole"
