@@ -4,8 +4,8 @@
         --config.data.root=CAMVID
 
 CAMVID is as configs/camvid.py says, with partitions/8_labeled_S.txt for the seeds S. Crops and
-batches are small, so that all arms of a seed fit into an hour or so of two CPU cores; --seeds=0
---arms=none,eln takes a part of it, and the same command without goes on with the rest.
+batches are small, so that an arm takes a quarter of an hour or less of one CPU core; --seeds=0
+--arms=none,eln takes a part of the study, and the same command without goes on with the rest.
 
 The variant "eln" compares ways to train the ELN, "official" the authors' choices one by one, each
 against the gate of ELN's P(right) > 0.5.
@@ -22,9 +22,11 @@ OPINION = {"model.eln_second_opinion": True} | MAIN_ALONE
 # The ELN rests where the gate does not ask it: the student is the same, in less time.
 RESTING = {"method.eln_in_semi_supervised": False} | OPINION
 
-# The best share of each predicted class is kept: 0.8 of it, or half; or at least half.
+# The best share of each predicted class is kept: 0.8 of it, or half.
 OF_EACH_CLASS = {"method.gate_mode": "class_quantile"}
 HALF = {"method.gate_fraction": 0.5}
+
+# What the threshold keeps, and of each predicted class the best half in any case.
 AT_LEAST_HALF = {"method.gate_mode": "class_floor"} | HALF
 
 SUPERVISED = {"steps.supervised": sum(STEPS.values()), "steps.eln": 0, "steps.semi_supervised": 0}

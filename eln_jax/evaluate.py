@@ -76,8 +76,9 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
     from eln_jax.config_checks import asks_eln
     from eln_jax.data.pipeline import read_examples
     from eln_jax.data.progress import Progress
-    from eln_jax.evaluation import findings, kept_classes
+    from eln_jax.evaluation import findings
     from eln_jax.evaluation.assessment import assess, class_table, detection_table
+    from eln_jax.evaluation.kept_classes import advice
     from eln_jax.evaluation.maps import Views
     from eln_jax.training import processes
     from eln_jax.training.gate_fitting import evaluation_gate
@@ -117,7 +118,7 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
         return
     print_table(class_table(assessment))
     print_table(detection_table(assessment))
-    if words := kept_classes.advice(assessment.figures):
+    if words := advice(assessment.figures, config.method):
         print(words)
     output = flags.output or flags.model / "evaluation" / flags.split
     head = {"model": str(flags.model)} | findings.header(

@@ -16,6 +16,7 @@ from eln_jax.evaluation.boundary import boundary_f_scores
 from eln_jax.evaluation.detection import accuracy_at_coverage, expected_calibration_error
 from eln_jax.evaluation.findings import Collector, in_turn
 from eln_jax.evaluation.inference import Predictor
+from eln_jax.evaluation.kept_classes import KEPT, RIGHT, rejects
 from eln_jax.evaluation.scoring import EvaluationResult, Gate, evaluate
 
 _COVERAGES = (90, 80, 70, 50)  # percent
@@ -111,8 +112,10 @@ def class_table(assessment: Assessment) -> Table:
     figures, confusion = assessment.figures, assessment.result.confusion
     table = Table(title="Classes, %", box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("class")
-    gated = figures.get("pseudo_label/kept", 1.0) < 1
-    titles = ("IoU", "recall", "boundary F", "share of pixels", *(("kept",) if gated else ()))
+    gated = rejects(figures)
+    titles = ("IoU", "recall", "boundary F", "share of pixels")
+    if gated:
+        titles += ("kept of predicted",)
     for title in titles:
         table.add_column(title, justify="right")
     truth = confusion.sum(1)
@@ -121,15 +124,15 @@ def class_table(assessment: Assessment) -> Table:
         share = truth[i] / truth.sum() if truth.sum() else math.nan
         values = (figures[f"iou/{name}"], recall, figures[f"boundary_f_score/{name}"], share)
         if gated:
-            values += (figures[f"pseudo_label/kept/{name}"],)
+            values += (figures[f"{KEPT}/{name}"],)
         last = i == len(assessment.class_names) - 1
         table.add_row(name, *map(percent, values), end_section=last)
     means = ("mean_iou", "mean_class_accuracy", "boundary_f_score")
     table.add_row("mean", *(percent(figures[key]) for key in means))
     table.caption = f"pixel accuracy {percent(figures['pixel_accuracy'])}"
     if gated:
-        kept, right = (percent(figures[f"pseudo_label/{key}"]) for key in ("kept", "accuracy"))
-        table.caption += f"; the gate keeps {kept} of the pixels, {right} of those right"
+        kept, right = percent(figures[KEPT]), percent(figures[RIGHT])
+        table.caption += f"; kept by the gate {kept}, right of those {right}"
     return table
 
 

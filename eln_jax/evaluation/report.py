@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eln_jax.evaluation import curves, kept_classes
+from eln_jax.evaluation import curves
 from eln_jax.evaluation.assessment import DETECTORS, points
 from eln_jax.evaluation.confusion_table import confusion_table
 from eln_jax.evaluation.findings import Findings
 from eln_jax.evaluation.gallery import gallery
+from eln_jax.evaluation.kept_classes import KEPT, RIGHT, rejects
 from eln_jax.evaluation.line_charts import Line, Span, color_legend, line_chart
 from eln_jax.html_page import escape, make_document, table
 
@@ -64,6 +65,7 @@ def make_report(
     time: str,
     class_names: Sequence[str],
     palette: np.ndarray,
+    advice: str,
     facts: Sequence[tuple[str, str]],
     changes: Sequence[tuple[str, Any, Any]],
     config_json: str,
@@ -78,6 +80,7 @@ def make_report(
         time: how long it took, in words; "" leaves it out.
         class_names: one a class.
         palette: uint8 [num_classes, 3], the classes' colours.
+        advice: of `kept_classes`; "" if the gate loses no class.
         facts: name and value of what else is to be known: device, versions, ...
         changes: (field, default, value) where the configuration is not the default.
         config_json: the configuration as JSON.
@@ -90,7 +93,7 @@ def make_report(
         _tiles(subject, alone, time),
         _curves(subject, alone),
         _class_ious(subject, alone, class_names),
-        kept_classes.section(subject.figures, class_names),
+        _kept(subject.figures, class_names, advice),
         _confusion(subject, class_names),
         _risk_coverage(subject),
         _images(subject, alone, class_names, palette),
@@ -182,6 +185,23 @@ def _bar(color: str, value: float | None) -> str:
     width = 0.0 if value is None else 88 * value
     look = f"width:{width:.2f}%;background:var(--{color})"
     return f'<div class="bar"><i style="{look}"></i>{_percent(value)}</div>'
+
+
+def _kept(figures: Mapping[str, Any], class_names: Sequence[str], advice: str) -> str:
+    if not rejects(figures):
+        return ""
+    ends = {**{name: f"/{name}" for name in class_names}, "all": ""}
+    cells = [
+        [escape(name), *(_percent(figures.get(f"{key}{end}")) for key in (KEPT, RIGHT))]
+        for name, end in ends.items()
+    ]
+    warning = f'<article class="warning">{escape(advice)}</article>' if advice else ""
+    return (
+        "<h2>Pseudo-labels of each class</h2>"
+        '<p class="faint">What the gate keeps of the pixels predicted as a class in the images '
+        f"judged here, and how many of those are right, in %.</p>{warning}"
+        f"{table(('predicted class', 'kept', 'right of those'), cells)}"
+    )
 
 
 def _confusion(subject: Subject, class_names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from eln_jax.defaults import default_config
 from eln_jax.evaluation import findings
 from eln_jax.evaluation.curves import read_metrics
 from eln_jax.evaluation.findings import Findings
+from eln_jax.evaluation.kept_classes import advice
 from eln_jax.evaluation.report import Subject, make_report
 from eln_jax.training.gate_fitting import ORACLE_WORDS
 from eln_jax.training.logging import duration
@@ -131,8 +132,15 @@ def _write(folder: Path, title: str, subject: Subject, alone: Subject | None, **
     path = folder / REPORT
     temporary = path.with_suffix(".tmp")
     defaults = json.loads(json.dumps(default_config().to_dict()))  # with lists, as JSON has them
-    changes = changed_fields(defaults, json.loads(rest["config_json"]))
-    html = make_report(title, subject, alone, changes=changes, **rest)
+    config = json.loads(rest["config_json"])
+    html = make_report(
+        title,
+        subject,
+        alone,
+        advice=advice(subject.figures, config["method"]),
+        changes=changed_fields(defaults, config),
+        **rest,
+    )
     temporary.write_text(html, encoding="utf-8")
     temporary.replace(path)
     return path

@@ -13,7 +13,7 @@ from eln_jax.data.pipeline import read_examples
 from eln_jax.evaluation.calibrated import Calibration
 from eln_jax.evaluation.findings import Collector, header
 from eln_jax.evaluation.inference import Predictor
-from eln_jax.evaluation.kept_classes import listed, lost_classes
+from eln_jax.evaluation.kept_classes import lost_words
 from eln_jax.evaluation.panels import draw_panels, make_palette, panel_row
 from eln_jax.evaluation.scoring import evaluate
 from eln_jax.method.state import TrainState, student_variables
@@ -119,9 +119,7 @@ def headline(figures: dict[str, Any]) -> str:
         "pseudo_label/accuracy": "right of those",
     }
     shown = [f"{w} {100 * figures[k]:.1f}" for k, w in words.items() if figures.get(k) is not None]
-    lost = lost_classes(figures)
-    warning = f"; next to nothing is kept of {listed(lost)}" if lost else ""
-    return ", ".join(shown) + " (%)" + warning
+    return "; ".join(filter(None, (", ".join(shown) + " (%)", lost_words(figures))))
 
 
 def make_predictor(

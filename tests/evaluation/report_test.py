@@ -9,7 +9,7 @@ from eln_jax.evaluation.report import Subject, make_report
 from tests.evaluation.samples import NAMES, PALETTE, Reader, collected
 
 
-def page(subject, alone=None):
+def page(subject, alone=None, advice=""):
     return make_report(
         "Training: <i>mine",
         subject,
@@ -18,6 +18,7 @@ def page(subject, alone=None):
         time="5 min",
         class_names=NAMES,
         palette=PALETTE,
+        advice=advice,
         facts=[("devices", "1 x <cpu>")],
         changes=[("data.root", "", "a & b")],
         config_json='{"seed": 0}',
@@ -103,9 +104,20 @@ def test_what_was_not_measured_has_no_section():
 
 def test_what_a_gate_keeps_of_each_class_follows_the_classes():
     kept = {"pseudo_label/kept": 0.5, "pseudo_label/kept/ground": 0.75}
-    shown = headings(page(Subject(FIGURES | kept, None, [])))
-    place = shown.index("IoU of each class, %")
-    assert shown[place + 1] == "Pseudo-labels of each class"
+    kept |= {"pseudo_label/accuracy": 0.875, "pseudo_label/kept/<b>cat & dog": 0.0625}
+    html = page(Subject(FIGURES | kept, None, []), advice="less of <b>cat & dog")
+    shown = headings(html)
+    assert shown[shown.index("IoU of each class, %") + 1] == "Pseudo-labels of each class"
+    assert '<article class="warning">less of &lt;b&gt;cat' in html
+    for row in ("ground 75.0 –", "<b>cat & dog 6.2 –", "all 50.0 87.5"):
+        assert row in Reader(html).text, row
+
+
+@pytest.mark.parametrize("kept", [None, 1.0])
+def test_where_no_gate_rejects_anything_nothing_is_said_of_it(kept):
+    html = page(Subject(FIGURES | {"pseudo_label/kept": kept}, None, []))
+    assert "Pseudo-labels of each class" not in headings(html)
+    assert "warning" not in html.partition("</style>")[2]
 
 
 def test_without_an_eln_its_pictures_are_left_out(tmp_path):

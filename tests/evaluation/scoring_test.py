@@ -78,7 +78,7 @@ def test_without_eln_or_gate_their_figures_are_left_out():
     assert not [key for key in figures if key.startswith(("eln/", "pseudo_label/"))]
 
 
-@pytest.mark.parametrize("mode", ["threshold", "quantile", "class_quantile", "class_floor", "soft"])
+@pytest.mark.parametrize("mode", CHOICES["method.gate_mode"])
 @pytest.mark.parametrize(
     ("name", "threshold"),
     [
@@ -108,7 +108,7 @@ def test_gates_agree_with_those_of_the_method(name, threshold, mode):
         calibration=Calibration(logistic=coefficients),
     )
     settings = GateSettings(
-        gate=name, gate_mode=mode, gate_threshold=threshold, gate_confidence=0.5
+        gate=name, gate_mode=mode, gate_threshold=threshold, gate_confidence=0.5, gate_fraction=0.3
     )
     maps = predictor.predict(np.zeros((8, 8, 3), np.uint8))
     kept = scoring.make_gate(settings)(maps, truth[0])

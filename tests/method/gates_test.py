@@ -127,13 +127,16 @@ def test_a_quantile_of_each_class_is_a_quantile_among_its_pixels(fraction):
 
 
 def test_a_floor_adds_to_the_threshold_what_a_class_lacks():
-    seen, inside = random_evidence(), jnp.ones((2, 9, 7), bool)
+    seen = random_evidence()
+    # Class 0 is nowhere.
+    seen = seen._replace(logits=seen.logits - jnp.array([[[[100.0, 0.0, 0.0, 0.0]]]]))
+    inside = jnp.asarray(np.random.default_rng(1).random((2, 9, 7)) < 0.6)
     label, kept = gates.pseudo_labels(
         seen, inside, settings("eln", mode="class_floor", fraction=0.5)
     )
     score = np.asarray(gates.GATES["eln"].score(seen, settings("eln")))
     for class_id in range(4):
-        of_class = np.asarray(label == class_id)
+        of_class = np.asarray((label == class_id) & inside)
         above = int((score[of_class] > 0.5).sum())
         count = max(above, round(0.5 * int(of_class.sum())))
         best = np.sort(score[of_class])[::-1][:count]

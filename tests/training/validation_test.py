@@ -274,4 +274,4 @@ def test_the_headline_is_in_percent_and_leaves_out_what_is_undefined():
 def test_the_headline_names_the_classes_that_the_gate_loses():
     kept = {"pseudo_label/kept/sky": 0.5, "pseudo_label/kept/pole": 0.02}
     text = validation.headline({"student/mean_iou": 0.25, **kept})
-    assert text == "mean IoU of the student 25.0 (%); next to nothing is kept of pole"
+    assert text == "mean IoU of the student 25.0 (%); less than 10 % kept of pole"
