@@ -25,6 +25,7 @@ _COLORS = {
     curves.GREEN: "green",
     curves.PINK: "pink",
     curves.SKY: "sky",
+    curves.FAINT: "faint",
 }
 _DETECTOR_COLORS = {"eln": "orange", "max_prob": "blue", "entropy": "green", "margin": "pink"}
 _DETECTOR_FIGURES = ("auroc", "aupr", "risk_coverage_area")

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from eln_jax.evaluation import curves
 from eln_jax.evaluation.report import Subject, make_report
 from tests.evaluation.samples import NAMES, PALETTE, Reader, collected
 
@@ -100,6 +101,17 @@ def test_what_was_not_measured_has_no_section():
         assert words not in reader.text, words
     assert "50.0" in reader.text
     assert not reader.fetched
+
+
+def test_every_figure_that_a_run_may_log_has_its_line():
+    logged = [curves.LOSSES, curves.IOUS, curves.DETECTORS, curves.PSEUDO_LABELS]
+    rows = [
+        {"step": 1, "phase": "supervised", "split": split} | dict.fromkeys(keys, 0.5)
+        for split in ("train", "val")
+        for keys in logged
+    ]
+    drawn = charts(page(Subject(FIGURES, None, rows)))
+    assert list(drawn.values()) == [[name for name, _ in keys.values()] for keys in logged]
 
 
 def test_what_a_gate_keeps_of_each_class_follows_the_classes():
