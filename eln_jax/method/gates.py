@@ -186,20 +186,20 @@ def best_of_each(
         label: int32 [batch, height, width] in [0, num_classes).
         inside: bool [batch, height, width].
         fraction: in (0, 1].
-        num_classes: number of labels.
+        num_classes: number of labels, at most 255.
 
     Returns:
         bool [batch, height, width]; never a pixel of score 0.
     """
-    # What is outside comes last, as a class of its own.
-    group = jnp.where(inside, label, num_classes).ravel()
-    group, ranked = jax.lax.sort((group, score.ravel()), num_keys=2)
-    end = jnp.searchsorted(group, jnp.arange(num_classes), side="right")
-    size = jnp.diff(end, prepend=0)
-    count = jnp.round(fraction * size).astype(jnp.int32)
-    lowest = ranked[jnp.clip(end - count, 0, ranked.size - 1)]
-    lowest = jnp.where(count > 0, lowest, jnp.inf)
-    return inside & (score >= lowest[label]) & (score > 0)
+    # One number a pixel sorts many times faster than two: the label, then 24 bits of the score.
+    # What is outside comes last, as a label of its own.
+    group = jnp.where(inside, label, num_classes).astype(jnp.uint32)
+    key = (group << 24) + jnp.round(score * (2**24 - 1)).astype(jnp.uint32)
+    ranked = jnp.sort(key.ravel())
+    starts = jnp.searchsorted(ranked, jnp.arange(num_classes + 1, dtype=jnp.uint32) << 24)
+    count = jnp.round(fraction * jnp.diff(starts)).astype(jnp.int32)
+    lowest = ranked[jnp.clip(starts[1:] - count, 0, ranked.size - 1)]
+    return inside & (count > 0)[label] & (key >= lowest[label]) & (score > 0)
 
 
 def valid_mask(weight: jax.Array, settings: GateSettings) -> jax.Array:
