@@ -24,6 +24,9 @@ def get_config(variant: str = ""):
     config.model.eln_second_opinion = True
     config.model.num_aux_decoders = 0
     config.method.loss_ceilings = ()
+    # A threshold alone keeps nothing of classes that are often wrong.
+    config.method.gate_mode = "class_floor"
+    config.method.gate_fraction = 0.5
     config.data.num_classes = 0
     config.data.labeled_fraction = 1.0
     config.eval.every = 200
