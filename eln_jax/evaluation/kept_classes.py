@@ -49,7 +49,7 @@ def advice(figures: Mapping[str, Any], method: Mapping[str, Any]) -> str:
     if not words:
         return ""
     words = f"Of the pixels predicted as a class: {words}."
-    # The oracle knows better, and the other modes have no threshold to blame.
+    # The oracle takes no other mode; "soft" rejects nothing, the modes by class heed each already.
     if method["gate"] != "oracle" and method["gate_mode"] in ("threshold", "quantile"):
         words += (
             " If their IoU falls, method.gate_mode=class_floor or class_quantile keeps a share of "

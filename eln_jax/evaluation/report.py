@@ -191,10 +191,10 @@ def _bar(color: str, value: float | None) -> str:
 def _kept(figures: Mapping[str, Any], class_names: Sequence[str], advice: str) -> str:
     if not rejects(figures):
         return ""
-    ends = {**{name: f"/{name}" for name in class_names}, "all": ""}
+    rows = [*((name, f"/{name}") for name in class_names), ("all", "")]
     cells = [
         [escape(name), *(_percent(figures.get(f"{key}{end}")) for key in (KEPT, RIGHT))]
-        for name, end in ends.items()
+        for name, end in rows
     ]
     warning = f'<article class="warning">{escape(advice)}</article>' if advice else ""
     return (

@@ -189,7 +189,7 @@ def best_of_each(
         num_classes: number of labels, at most 255.
 
     Returns:
-        bool [batch, height, width]; never a pixel of score 0.
+        bool [batch, height, width]; never a pixel of score 0. Scores closer than 2**-24 may tie.
     """
     # One number a pixel sorts many times faster than two: the label, then 24 bits of the score.
     # What is outside comes last, as a label of its own.

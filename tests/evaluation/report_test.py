@@ -6,7 +6,7 @@ import re
 import pytest
 
 from eln_jax.evaluation import curves
-from eln_jax.evaluation.report import Subject, make_report
+from eln_jax.evaluation.report import Subject, _kept, make_report
 from tests.evaluation.samples import NAMES, PALETTE, Reader, collected
 
 
@@ -123,6 +123,11 @@ def test_what_a_gate_keeps_of_each_class_follows_the_classes():
     assert '<article class="warning">less of &lt;b&gt;cat' in html
     for row in ("ground 75.0 –", "<b>cat & dog 6.2 –", "all 50.0 87.5"):
         assert row in Reader(html).text, row
+
+
+def test_a_class_may_be_called_all():
+    kept = {"pseudo_label/kept": 0.5, "pseudo_label/kept/all": 0.25}
+    assert "all 25.0 – all 50.0 –" in Reader(_kept(kept, ["all"], "")).text
 
 
 @pytest.mark.parametrize("kept", [None, 1.0])
