@@ -66,7 +66,9 @@ def make_gate(settings: GateSettings) -> Gate:
 
 def _best_fraction(score: np.ndarray, fraction: float) -> np.ndarray:
     """Which scores are among the best share; ties at its end are all kept, and never a 0."""
-    count = max(1, round(fraction * score.size))
+    count = round(fraction * score.size)
+    if not count:
+        return np.zeros(score.shape, bool)
     lowest = np.partition(score.ravel(), score.size - count)[score.size - count]
     return (score >= lowest) & (score > 0)
 

@@ -97,6 +97,8 @@ def test_gates_agree_with_those_of_the_method(name, threshold, mode):
         mode = "threshold"
     rng = np.random.default_rng(1)
     logits = jnp.asarray(2 * rng.normal(size=(1, 8, 8, 4)), jnp.float32)
+    # The last class is predicted at one pixel: 0.3 of it are none.
+    logits = logits.at[..., 3].add(-100.0).at[0, 2, 5, 3].add(200.0)
     eln_logits = jnp.asarray(rng.normal(size=(1, 8, 8)), jnp.float32)
     coefficients = jnp.asarray(rng.normal(size=(4, 7)), jnp.float32)
     truth = rng.integers(0, 4, (1, 8, 8))
