@@ -72,7 +72,7 @@ def fit_by_class(
     in common.
 
     Args:
-        features: float [pixels, num_features], the first one constant.
+        features: float [pixels, num_features], the first one constant; at least one pixel.
         prediction: integers [pixels], predicted classes.
         right: bool [pixels], whether the predicted class is the true one.
         num_classes: number of classes.

@@ -47,13 +47,14 @@ def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> 
     Args:
         parts: of the run.
         state: whose teacher predicts.
-        position: of the labelled stream's iterator; the batches that come next are looked at, as
-            many as show each labelled image once.
+        position: of the labelled stream's iterator; the batches that come next are looked at.
 
     Returns:
-        What `TrainState.gate` holds.
+        What `TrainState.gate` holds; as it was if all that is looked at is void.
     """
     seen = labeled_pixels(parts, position, _shown, parts.evaluation.network, state.teacher)
+    if not seen[0].size:
+        return state.gate
     num_classes = parts.config.data.num_classes
     coefficients = calibration.fit_by_class(*seen, num_classes, _STRENGTH)
     return {"coefficients": jax.device_put(coefficients, replicated(parts.programs.mesh))}

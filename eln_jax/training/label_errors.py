@@ -13,10 +13,10 @@ from eln_jax.models.layers import resize_bilinear
 from eln_jax.training.assembly import Parts
 from eln_jax.training.bookkeeping import Bookkeeping
 from eln_jax.training.interruption import StopRequest
-from eln_jax.training.sharding import put_batch, replicated
+from eln_jax.training.labeled_pixels import labeled_batches
+from eln_jax.training.sharding import replicated
 
-# Batches that are counted, at most; fewer if fewer show every labelled image once.
-_MOST_BATCHES = 100
+_MOST_BATCHES = 100  # that are counted
 
 
 def with_label_errors(
@@ -77,17 +77,10 @@ def measure_confusion(
         cell = jnp.where(label == void, classes**2, label.astype(jnp.int32) * classes + predicted)
         return jnp.bincount(cell.ravel(), length=classes**2 + 1)[:-1]
 
-    once = -(-len(parts.data.partition.labeled) // config.batch_size_labeled)
     total = np.zeros(classes**2, np.int64)
-    iterator = iter(parts.data.streams["labeled"])
-    iterator.set_state(position)
-    try:
-        for _ in range(min(_MOST_BATCHES, once)):
-            if stop.requested:
-                return None
-            batch = put_batch(next(iterator), parts.programs.mesh)
-            stop.agree()
-            total += np.asarray(count(student_variables(state), batch["image"], batch["label"]))
-    finally:
-        iterator.close()
+    for batch in labeled_batches(parts, position, _MOST_BATCHES):
+        stop.agree()
+        if stop.requested:
+            return None
+        total += np.asarray(count(student_variables(state), batch["image"], batch["label"]))
     return total.reshape(classes, classes).tolist()

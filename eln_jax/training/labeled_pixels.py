@@ -1,7 +1,7 @@
 """What a network shows on pixels of the labelled images, to which gates and ELN are fitted."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -24,7 +24,7 @@ _MOST_BATCHES = 50
 def labeled_pixels(
     parts: "Parts", position: Mapping[str, Any], shown: Shown, network: Callable, variables: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Looks at labelled crops, each labelled image once.
+    """Looks at labelled crops, each labelled image once, or at 50 batches if that are fewer.
 
     Args:
         parts: of the run.
@@ -39,22 +39,38 @@ def labeled_pixels(
     """
     config = parts.config
     look = _look(shown, network, parts.programs.mesh)
-    once = -(-len(parts.data.partition.labeled) // config.batch_size_labeled)
     found = []
+    for batch in labeled_batches(parts, position, _MOST_BATCHES):
+        seen = look(variables, batch["image"], batch["label"])
+        predicted, features, label = (np.asarray(x) for x in seen)
+        valid = label != config.data.ignore_label
+        right = predicted[valid] == label[valid]
+        found.append((features[:, valid].T, predicted[valid], right))
+    features, predicted, right = (np.concatenate(each) for each in zip(*found, strict=True))
+    return features, predicted, right
+
+
+def labeled_batches(
+    parts: "Parts", position: Mapping[str, Any], most: int
+) -> Iterator[dict[str, jax.Array]]:
+    """The batches of labelled crops that come next, on the devices, without moving the stream on.
+
+    Args:
+        parts: of the run.
+        position: of the labelled stream's iterator.
+        most: batches, at most; fewer if fewer show every labelled image once.
+
+    Yields:
+        What the stream holds; all processes must take equally many.
+    """
+    once = -(-len(parts.data.partition.labeled) // parts.config.batch_size_labeled)
     iterator = iter(parts.data.streams["labeled"])
     iterator.set_state(position)
     try:
-        for _ in range(min(_MOST_BATCHES, once)):
-            batch = put_batch(next(iterator), parts.programs.mesh)
-            seen = look(variables, batch["image"], batch["label"])
-            predicted, features, label = (np.asarray(x) for x in seen)
-            valid = label != config.data.ignore_label
-            right = predicted[valid] == label[valid]
-            found.append((features[:, valid].T, predicted[valid], right))
+        for _ in range(min(most, once)):
+            yield put_batch(next(iterator), parts.programs.mesh)
     finally:
         iterator.close()
-    features, predicted, right = (np.concatenate(each) for each in zip(*found, strict=True))
-    return features, predicted, right
 
 
 @functools.lru_cache(maxsize=2)  # a run may fit both a gate and the ELN's comparison

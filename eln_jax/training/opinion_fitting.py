@@ -29,7 +29,7 @@ def fit_is_due(config: Any, phase: "Phase", step: int) -> bool:
 def fit_comparison(
     parts: "Parts", state: TrainState, phase: "Phase", position: Mapping[str, Any]
 ) -> TrainState:
-    """Fits the comparison to predictions on labelled crops, and returns the state with it.
+    """Fits the comparison to predictions on labelled crops.
 
     Those of the student, or of the teacher once there is one. The log odds of prediction and
     opinion are calibrated by class each for itself, and averaged: on labelled images, which both
@@ -41,6 +41,9 @@ def fit_comparison(
         state: whose networks predict.
         phase: in which they are.
         position: of the labelled stream's iterator.
+
+    Returns:
+        The state with the comparison; as it was if all that is looked at is void.
     """
     stats = state.batch_stats["eln"]
     variables = {
@@ -49,6 +52,8 @@ def fit_comparison(
     }
     compared = parts.evaluation.compared
     features, predicted, right = labeled_pixels(parts, position, _shown, compared, variables)
+    if not features.size:
+        return state
     num_classes = parts.config.data.num_classes
     own, other = (
         calibration.fit_by_class(features[:, [0, n]], predicted, right, num_classes, _STRENGTH)

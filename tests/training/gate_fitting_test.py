@@ -10,7 +10,7 @@ import pytest
 from eln_jax import configuration, evaluate
 from eln_jax.errors import UserError
 from eln_jax.method import calibration
-from eln_jax.training import assembly, gate_fitting, loop
+from eln_jax.training import assembly, gate_fitting, labeled_pixels, loop
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.inputs import make_inputs
 from eln_jax.training.logging import Progress
@@ -89,6 +89,20 @@ def test_a_run_that_goes_on_is_bit_identical(fitted, tmp_path, at_step):
         train(tmp_path, CrashingDisplay(at_step))
     train(tmp_path)
     assert rows(tmp_path) == rows(fitted)
+
+
+def test_crops_without_a_label_leave_the_gate_as_it_was(fitted, monkeypatch):
+    parts = assembly.build(tiny_config(**FITTED))
+    state, books = Checkpoints(fitted).restore(parts.programs.abstract_state(), 10)
+    batches = labeled_pixels.labeled_batches
+
+    def all_void(*args):
+        for batch in batches(*args):
+            yield batch | {"label": jnp.full_like(batch["label"], 255)}
+
+    monkeypatch.setattr(labeled_pixels, "labeled_batches", all_void)
+    gate = gate_fitting.fit_gate(parts, state, books["iterators"]["labeled"])
+    assert gate is state.gate
 
 
 def test_other_gates_have_nothing_to_fit():

@@ -8,7 +8,7 @@ from scipy.special import softmax
 
 from eln_jax import configuration
 from eln_jax.method import calibration, views
-from eln_jax.training import assembly, loop, opinion_fitting, sharding
+from eln_jax.training import assembly, labeled_pixels, loop, opinion_fitting, sharding
 from eln_jax.training.bookkeeping import phases
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.logging import Progress
@@ -73,6 +73,22 @@ def test_the_comparison_is_fitted_to_the_teacher_and_the_opinion_on_labelled_cro
     found = state.batch_stats["eln"]["comparison"]["weights"]
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-3)
     assert np.abs(expected[:, 0]).max() > 0.1
+
+
+def test_crops_without_a_label_leave_the_comparison_as_it_was(trained, monkeypatch):
+    config = tiny_config(**OPINION)
+    parts = assembly.build(config)
+    state, books = Checkpoints(trained).restore(parts.programs.abstract_state(), LAST)
+    batches = labeled_pixels.labeled_batches
+
+    def all_void(*args):
+        for batch in batches(*args):
+            yield batch | {"label": jnp.full_like(batch["label"], 255)}
+
+    monkeypatch.setattr(labeled_pixels, "labeled_batches", all_void)
+    position = books["iterators"]["labeled"]
+    fitted = opinion_fitting.fit_comparison(parts, state, phases(config.steps)[-1], position)
+    assert fitted is state
 
 
 def test_when_it_is_fitted():
