@@ -12,7 +12,7 @@ from eln_jax.errors import UserError, did_you_mean
 
 
 def default_config() -> Any:
-    """Returns the defaults: the paper's method with the practice that METHOD and tests support."""
+    """Returns the defaults: the paper's method, with the practice that docs/method.md supports."""
     config = _block()
     config.seed = 0  # draws the initial weights, the order of the data and every augmentation
     config.dtype = "float32"  # of the arithmetic: float32 | bfloat16; weights stay float32
@@ -197,7 +197,7 @@ def _method() -> Any:
     # Class weights of the supervised loss: "none" (paper) | "sqrt" (inverse square root of the
     # class's share of the labelled pixels, mean 1).
     method.class_balance = "none"
-    # The rows of METHOD's table of oddities; the official value stands in brackets.
+    # What the authors' code does otherwise (docs/method.md); its value stands in brackets.
     method.void_is_error = False  # [True] void pixels count as errors in the ELN's target
     method.max_error_weight = 100.0  # [0] bound of N_correct / N_error in the ELN's loss; 0: none
     method.student_reset_every = 0  # [266] steps between resets of student to teacher; 0: never

@@ -12,6 +12,10 @@ class UserError(ValueError):
     """
 
 
+class DivergedError(UserError):
+    """A training's loss or state is no longer finite; another training may do well."""
+
+
 class UnreadableFileError(UserError):
     """A picture is missing, damaged or of a kind that cannot be read; others may be well."""
 

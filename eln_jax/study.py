@@ -1,6 +1,7 @@
 """Compares arms over seeds: `python -m eln_jax.study --config=configs/study_camvid.py ...`."""
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ Trains the same configuration in several arms (such as gates) and over several s
 The first two phases run once a seed; the third begins from that checkpoint in every arm, so that
 arms differ in what they override alone. An arm that overrides what an earlier phase reads (such as
 how the ELN is trained) gets that phase to itself. Stopped by Ctrl-C or a crash, the same command
-goes on; what is finished is not done again.
+goes on; what is finished is not done again. An arm that diverges is left out and named, and the
+other arms go on. A run whose folder is deleted is trained anew.
 
 Into --output go
   results.md        tables of all that is finished: mean IoU, pseudo-labels kept and right of each
@@ -51,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
         argv: arguments without the program's name.
 
     Returns:
-        Exit code: 0, or 128 + the signal's number if it was asked to stop, and saved.
+        Exit code: 0, or 128 + the signal's number if it was asked to stop, and saved; 2 if an arm
+        has diverged.
 
     Raises:
         UserError: the study, a field or the data cannot be used.
@@ -67,6 +70,12 @@ def main(argv: Sequence[str]) -> int:
         action="store_true",
         help="train what arms share alone, and compare how well each score finds wrong pixels",
     )
+    parser.add_argument(
+        "--previous_if_damaged",
+        action="store_true",
+        help="if the latest checkpoint of a training is damaged, set it aside and go on from the "
+        "newest whole one, instead of saying so and stopping",
+    )
     parser.add_argument("--plan", action="store_true", help="list the trainings, and do nothing")
     flags = parser.parse_args(rest)
     arms = flags.arms.split(",") if flags.arms else None
@@ -76,11 +85,12 @@ def main(argv: Sequence[str]) -> int:
     study = plan.load_study(flags.config)
     seeds = _seeds(flags.seeds) or study.seeds
     # The tables are of all that the folder holds, not of what this command trains alone.
-    whole = dataclasses.replace(study, seeds=tuple(dict.fromkeys((*study.seeds, *seeds))))
+    every_seed = dict.fromkeys((*study.seeds, *seeds, *_seeds_in(flags.output)))
+    whole = dataclasses.replace(study, seeds=tuple(every_seed))
     all_runs = plan.make_runs(whole, overrides)
     runs = plan.choose(all_runs, seeds, arms or tuple(study.arms))
     if flags.detectors_only:
-        runs = [run for run in runs if run.is_trunk]
+        runs = plan.without_arms(runs)
     if flags.plan:
         _show_plan(runs)
         return 0
@@ -88,27 +98,36 @@ def main(argv: Sequence[str]) -> int:
     from eln_jax.studies import plots, results, running, tables
 
     flags.output.mkdir(parents=True, exist_ok=True)
-    code = running.train_runs(runs, flags.output)
+    running.check_same(all_runs, runs, flags.output)
+    outcome = running.train_runs(runs, flags.output, previous_if_damaged=flags.previous_if_damaged)
     found = results.collect(whole, all_runs, flags.output)
     drawn = plots.draw(found, flags.output)
     command = shlex.join(["python", "-m", "eln_jax.study", *argv])
     tables_path = tables.write(found, flags.output, command, drawn)
     results_path = results.write(found, flags.output)
-    if code:
+    if outcome.exit_code:
         print(f"Stopped; the same command goes on. So far: {tables_path}")
-        return code
+        return outcome.exit_code
     print(tables_path.read_text(encoding="utf-8"))
     print(f"Results: {tables_path}, {results_path}")
     print(f"Plots: {', '.join(str(path) for path in drawn)}")
+    if outcome.left_out:
+        raise UserError(f"The tables lack what has diverged: {' '.join(outcome.left_out)}")
     return 0
 
 
 def _seeds(text: str | None) -> list[int] | None:
     if text is None:
         return None
-    if not all(part.isdigit() for part in text.split(",")):
+    if not all(part.isdecimal() for part in text.split(",")):
         raise UserError(f"--seeds={text}: give whole numbers with commas, as 0,1,2.")
     return [int(part) for part in text.split(",")]
+
+
+def _seeds_in(output: Path) -> list[int]:
+    """The seeds that an earlier command, maybe with other --seeds, has trained in a folder."""
+    names = sorted(path.name for path in output.glob("seed_*"))
+    return [int(name[5:]) for name in names if re.fullmatch(r"seed_(0|[1-9]\d*)", name)]
 
 
 def _show_plan(runs: Sequence[Any]) -> None:

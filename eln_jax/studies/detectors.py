@@ -11,6 +11,7 @@ import numpy as np
 
 from eln_jax.data.pipeline import read_examples
 from eln_jax.data.progress import Progress
+from eln_jax.errors import UnreadableFileError
 from eln_jax.evaluation import calibrated
 from eln_jax.evaluation.detection import accuracy_at_coverage, expected_calibration_error
 from eln_jax.evaluation.findings import risk_coverage_points
@@ -73,7 +74,7 @@ def judge_detectors(config: Any, workdir: Path, step: int) -> None:
         "step": step,
         "network": "student",
         "images": result.num_images,
-        "fitted_to": {"images": len(labeled), "pixels": len(pixels.label)},
+        "fitted_to": {"images": len(np.unique(pixels.image)), "pixels": len(pixels.label)},
         "temperature": float(np.asarray(calibration.temperature)),
         "error_rate": 1.0
         - result.segmentation_figures(parts.data.train.class_names)["pixel_accuracy"],
@@ -87,7 +88,10 @@ def judge_detectors(config: Any, workdir: Path, step: int) -> None:
 
 
 def _gather(parts: Parts, state: TrainState, progress: Progress) -> calibrated.Pixels:
-    """The student's and the ELN's outputs on labelled images, at cells drawn from all of them."""
+    """The student's and the ELN's outputs on labelled images, at cells drawn from all of them.
+
+    Images that cannot be read are named and left out, as training has done.
+    """
     variables = {
         "network": student_variables(state),
         "eln": {"params": state.params["eln"], "batch_stats": state.batch_stats["eln"]},
@@ -103,7 +107,12 @@ def _gather(parts: Parts, state: TrainState, progress: Progress) -> calibrated.P
     rng = np.random.default_rng(0)
     each = max(1, _MOST_PIXELS // len(labeled))
     found = []
-    for number, example in enumerate(read_examples(parts.data.train, labeled)):
+    for number, index in enumerate(labeled):
+        try:
+            (example,) = read_examples(parts.data.train, [index], num_threads=0)
+        except UnreadableFileError as error:
+            progress.message(f"Left out: {error}")
+            continue
         image, label = _padded(example["image"], example["label"], fill, void, offset)
         logits, eln_logits = look(image[None])
         judged = np.asarray(jax.nn.sigmoid(eln_logits.astype(jnp.float32)))[0]

@@ -9,16 +9,18 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from eln_jax import configuration
 from eln_jax.config_checks import asks_eln, field_names, get
+from eln_jax.data.classes import ClassList
 from eln_jax.defaults import default_config
 from eln_jax.errors import UserError, did_you_mean
 from eln_jax.training.bookkeeping import phases
+from eln_jax.training.opening import find_classes
 from eln_jax.training.workdir import is_free
 
 # Fields, and blocks of them, that the third phase alone reads. Any other makes a trunk of its own.
@@ -39,7 +41,9 @@ _THIRD_PHASE = (
     "method.temperature",
     "views.",
 )
-# Those that the first phase does not read either.
+# Those that the first phase does not read either. The ELN's encoder, weights and width are not
+# among them, although it does not read them: a trunk would build its ELN of their defaults, a large
+# network with weights from elsewhere.
 _AFTER_FIRST_PHASE = (
     *_THIRD_PHASE,
     "data.simulated.",
@@ -139,14 +143,21 @@ def load_study(path: str) -> Study:
             f"{', '.join(_KEYS)}; see configs/study_camvid.py."
         )
     for name, kind in _KEYS.items():
-        if not isinstance(values.get(name), kind) or not values[name]:
+        if not isinstance(values.get(name), kind) or not (values[name] or name == "overrides"):
             raise UserError(f"{path}: {name} must be a {kind.__name__} that is not empty.")
     for name in values.keys() - _KEYS.keys():
         raise UserError(f"{path}: a study has no {name!r}." + did_you_mean(name, _KEYS))
     study = Study(**values)
-    for name in study.arms:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name) or name == "trunks":
+    for name, own in study.arms.items():
+        named = isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name)
+        if not named or name == "trunks":
             raise UserError(f"{path}: the arm {name!r} must be named so that a folder can be.")
+        if not isinstance(own, dict):
+            raise UserError(f"{path}: the arm {name} must be {{field: value}}, not {own!r}.")
+    for fields in (study.overrides, *study.arms.values()):
+        for name in fields:
+            if not isinstance(name, str):
+                raise UserError(f"{path}: {name!r} is no field's name, as 'method.gate' is.")
     if not all(isinstance(seed, int) and seed >= 0 for seed in study.seeds):
         raise UserError(f"{path}: seeds={study.seeds} must be whole numbers of 0 or more.")
     if study.reference not in study.arms:
@@ -166,11 +177,12 @@ def make_runs(study: Study, overrides: Sequence[tuple[str, str]]) -> list[Run]:
             the file's common ones and weaker than an arm's own.
 
     Raises:
-        UserError: a field of an arm is wrong.
+        UserError: a field of an arm is wrong, or not all see the same classes.
     """
     runs = []
+    find = _finding_once()
     for seed in study.seeds:
-        configs = {arm: _config(study, arm, seed, overrides) for arm in study.arms}
+        configs = {arm: _config(study, arm, seed, overrides, find) for arm in study.arms}
         first, second = _trunks(configs, seed)
         runs += [*first.values(), *second.values()]
         for arm, config in configs.items():
@@ -187,7 +199,35 @@ def make_runs(study: Study, overrides: Sequence[tuple[str, str]]) -> list[Run]:
                     is_trunk=False,
                 )
             )
+    _check_classes(runs)
     return runs
+
+
+def _finding_once() -> Callable[[Any], tuple[ClassList, str]]:
+    """`find_classes`, which reads the same masks no second time for another arm."""
+    found: dict[str, tuple[ClassList, str]] = {}
+
+    def find(data: Any) -> tuple[ClassList, str]:
+        asked = data.to_json(sort_keys=True)
+        if asked not in found:
+            found[asked] = find_classes(data)
+        return found[asked]
+
+    return find
+
+
+def _check_classes(runs: Sequence[Run]) -> None:
+    """Refuses runs of different classes: their mean IoUs would tell nothing side by side."""
+    one, *others = (run for run in runs if not run.is_trunk)
+    first = one.config.data
+    for run in others:
+        own = run.config.data
+        if (own.num_classes, own.class_names) != (first.num_classes, first.class_names):
+            raise UserError(
+                f"{run.title} has the {own.num_classes} classes {', '.join(own.class_names)}, "
+                f"{one.title} the {first.num_classes} classes {', '.join(first.class_names)}: "
+                "say in classes.txt or data.class_names which there are."
+            )
 
 
 def choose(runs: Sequence[Run], seeds: Sequence[int], arms: Sequence[str]) -> list[Run]:
@@ -219,14 +259,40 @@ def choose(runs: Sequence[Run], seeds: Sequence[int], arms: Sequence[str]) -> li
     return [run for run in runs if run.folder in needed]
 
 
-def _config(study: Study, arm: str, seed: int, overrides: Sequence[tuple[str, str]]) -> Any:
-    texts = {"seed": str(seed)} | {n: str(v) for n, v in study.overrides.items()} | dict(overrides)
+def without_arms(runs: Sequence[Run]) -> list[Run]:
+    """What arms share alone: to the end of the ELN's phase, after which detectors are compared.
+
+    Raises:
+        UserError: no run is one after which they are.
+    """
+    if not any(run.trains_eln for run in runs):
+        raise UserError(
+            "--detectors_only: none of these arms has an ELN's phase and a third one after it "
+            "(steps.eln and steps.semi_supervised above 0), so no detectors would be compared."
+        )
+    return [run for run in runs if run.is_trunk]
+
+
+def _config(
+    study: Study,
+    arm: str,
+    seed: int,
+    overrides: Sequence[tuple[str, str]],
+    find: Callable[[Any], tuple[ClassList, str]],
+) -> Any:
+    texts = {n: str(v) for n, v in (*study.overrides.items(), *overrides)}
     texts |= {n: str(v) for n, v in study.arms[arm].items()}
+    if "seed" in texts:
+        raise UserError(
+            f"Arm {arm}: seed={texts['seed']} would make all seeds the same training; the study's "
+            "seeds, or --seeds=S,S, say which there are."
+        )
+    texts["seed"] = str(seed)
     root = texts.get("data.root", "")
     filled = [(n, t.replace("{seed}", str(seed)).replace("{root}", root)) for n, t in texts.items()]
     try:
         config = configuration.load(study.config, filled)
-        configuration.complete(config)
+        configuration.complete(config, find)
     except UserError as error:
         raise UserError(f"Arm {arm}: {error}") from error
     return config
@@ -240,7 +306,7 @@ def _trunks(configs: Mapping[str, Any], seed: int) -> tuple[dict[str, Run], dict
     asking_first = sorted(configs, key=lambda arm: not asks_eln(configs[arm].method))
     for arm in asking_first:
         config = configs[arm]
-        if not config.steps.semi_supervised:
+        if not (config.steps.eln or config.steps.semi_supervised):
             continue
         steps = config.steps
         key = _first_key(config, steps.supervised)
@@ -248,7 +314,7 @@ def _trunks(configs: Mapping[str, Any], seed: int) -> tuple[dict[str, Run], dict
             rest = {"eln": sum(steps.values()) - steps.supervised, "semi_supervised": 0}
             own = _without(config, _AFTER_FIRST_PHASE, rest)
             first[key] = _trunk("supervised", key, own, steps.supervised, None, seed, arm)
-        if not steps.eln:
+        if not (steps.eln and steps.semi_supervised):
             continue
         later = _second_key(config)
         if later not in second:
@@ -321,8 +387,7 @@ def _without(config: Any, free: tuple[str, ...], steps: Mapping[str, int]) -> An
             for parent in parents:
                 block = block[parent]
             block[last] = get(defaults, name)
-    if "batch_size_unlabeled" in free:  # its default need not divide over the devices
-        own.batch_size_unlabeled = own.batch_size_labeled
+    own.batch_size_unlabeled = own.batch_size_labeled  # the default need not divide over devices
     for name, count in steps.items():
         own.steps[name] = count
     own.eval.every = sum(own.steps.values())

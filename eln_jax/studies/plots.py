@@ -24,6 +24,7 @@ DETECTOR_NAMES = {
 }
 _COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, "#e69f00", "#5b5f97", "#a31621", INK, FAINT)
 _DASHES = ("-", "--", ":")
+_ALIKE = 1e-4  # share of pixels; nobody sees curves apart that are closer
 
 
 def draw(found: Mapping[str, Any], output: Path) -> list[Path]:
@@ -68,15 +69,24 @@ def _mean_iou(arms: Mapping[str, Any], path: Path) -> Path:
 
 def _risk_coverage(detectors: Mapping[str, Any], path: Path) -> Path:
     picture, (axes,) = _figure(1, (9.5, 5.6))
+    arms = arm_labels({arm: {"seeds": seeds} for arm, seeds in detectors.items()})
+    of_prediction: dict[str, np.ndarray] = {}
     number = 0
-    for place, (arm, seeds) in enumerate(detectors.items()):
+    for arm, seeds in detectors.items():
         first = next(iter(seeds.values()))["risk_coverage"]
         for name, title in DETECTOR_NAMES.items():
-            # The scores of the prediction alone are the same beside every ELN.
-            if name not in first or (place and "eln" not in name):
+            if name not in first:
                 continue
             risk = np.mean([s["risk_coverage"][name] for s in seeds.values()], axis=0)
-            label = title if len(detectors) == 1 or "eln" not in name else f"{title}, {arm}"
+            label = title
+            if "eln" not in name:
+                # Of the prediction alone: the same beside every ELN of the same network.
+                known = of_prediction.setdefault(name, risk)
+                if known is not risk and np.allclose(known, risk, atol=_ALIKE):
+                    continue
+                label = title if known is risk else f"{title}, {arms[arm]}"
+            elif len(detectors) > 1:
+                label = f"{title}, {arms[arm]}"
             colour, dash = _look(number)
             coverage = 100 * np.array(first["coverage"])
             axes.plot(coverage, 100 * risk, dash, color=colour, label=label)

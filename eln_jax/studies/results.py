@@ -26,9 +26,10 @@ def collect(study: Study, runs: Sequence[Run], output: Path) -> dict[str, Any]:
         output: the study's folder.
 
     Returns:
-        Plain values: "reference", "seeds", "class_names"; "arms": arm -> {"overrides", "steps",
-        "labeled", "seeds": {seed: {"figures" of the last evaluation, "best", "seconds", "curve"
-        [[step, mean IoU]]}}}; "detectors": ELN's arm -> {seed: what `detectors.json` holds}.
+        Plain values: "reference", "seeds", "class_names"; "arms": arm -> {"overrides", "gate"
+        (empty without a third phase), "steps", "labeled", "unlabeled", "val", "seeds": {seed:
+        {"figures" of the last evaluation, "best", "seconds", "curve" [[step, mean IoU]]}}};
+        "detectors": ELN's arm -> {seed: what `detectors.json` holds}.
     """
     found: dict[str, Any] = {
         "reference": study.reference,
@@ -59,6 +60,7 @@ def collect(study: Study, runs: Sequence[Run], output: Path) -> dict[str, Any]:
 def _describe(study: Study, run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "overrides": {name: str(value) for name, value in study.arms[run.arm].items()},
+        "gate": run.config.method.gate if run.config.steps.semi_supervised else "",
         "steps": {p.name: p.end - p.start for p in phases(run.config.steps)},
         "labeled": summary["labeled"],
         "unlabeled": summary["unlabeled"],

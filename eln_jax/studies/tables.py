@@ -90,7 +90,7 @@ def _segmentation(found: Mapping[str, Any]) -> str:
 
 
 def _is_oracle(arm: Mapping[str, Any]) -> bool:
-    return arm["overrides"].get("method.gate") == "oracle"
+    return arm["gate"] == "oracle"
 
 
 def _pseudo_labels(found: Mapping[str, Any]) -> str:

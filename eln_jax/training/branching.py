@@ -16,7 +16,15 @@ from eln_jax.training.sharding import replicated
 from eln_jax.training.workdir import differences
 
 
-def branch_off(config: Any, workdir: Path, trunk_config: Any, trunk: Path, step: int) -> None:
+def branch_off(
+    config: Any,
+    workdir: Path,
+    trunk_config: Any,
+    trunk: Path,
+    step: int,
+    *,
+    previous_if_damaged: bool = False,
+) -> None:
     """Makes a workdir that goes on from a trunk's checkpoint as if it had come there itself.
 
     A workdir that has a checkpoint of its own is left alone.
@@ -28,11 +36,14 @@ def branch_off(config: Any, workdir: Path, trunk_config: Any, trunk: Path, step:
         trunk_config: of the run to begin from.
         trunk: workdir of that run, which is finished.
         step: of its checkpoint.
+        previous_if_damaged: damaged checkpoints of the run that goes on are set aside.
 
     Raises:
         UserError: the trunk read other images, or its checkpoint cannot be used.
     """
-    checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+    checkpoints = Checkpoints(
+        workdir, keep=config.checkpoint.keep, previous_if_damaged=previous_if_damaged
+    )
     try:
         if checkpoints.latest_step is not None:
             return

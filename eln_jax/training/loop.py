@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from eln_jax.data.doctor import quick_check, summary_lines, would_stop
-from eln_jax.errors import UserError
+from eln_jax.errors import DivergedError, UserError
 from eln_jax.training import (
     assembly,
     divergence,
@@ -69,8 +69,9 @@ def train_and_evaluate(
         The outcome; everything else lies in `workdir`.
 
     Raises:
-        UserError: the data cannot be used, `workdir` holds a run of another config or cannot be
-            written to, or the training has diverged.
+        UserError: the data cannot be used, or `workdir` holds a run of another config or cannot be
+            written to.
+        DivergedError: the training has diverged.
     """
     processes.check_same(config_json, "configuration")
     parts = assembly.build(config)
@@ -245,10 +246,10 @@ class Run:
             raise self._diverged(f"{reason}; {kept}")
         self.display.message(f"Left out, {count} of at most {most}: {reason}; {kept}.")
 
-    def _diverged(self, reason: str) -> UserError:
+    def _diverged(self, reason: str) -> DivergedError:
         saved = self.checkpoints.latest_step
         go_on = "start again" if saved is None else f"go on from the checkpoint of step {saved}"
-        return UserError(
+        return DivergedError(
             f"The training has diverged: {reason}. To {go_on}, leave such steps out with "
             "--config.divergence.max_skipped_steps=N, or take --force_config and a lower "
             f"optim.learning_rate (now {self.parts.config.optim.learning_rate}) or "

@@ -79,7 +79,7 @@ def test_no_auxiliary_decoder_is_allowed():
 
 
 def test_grouped_pass_equals_separate_passes(variables):
-    """Outputs, gradients and running statistics (METHOD's table of oddities)."""
+    """Outputs, gradients and running statistics (docs/method.md says why)."""
     start, image = of(variables, "student"), images(6)
     weight = jnp.asarray(np.random.default_rng(1).standard_normal((6, 8, 9, 4)), jnp.float32)
 

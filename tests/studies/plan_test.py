@@ -2,21 +2,24 @@
 
 import pytest
 
+from eln_jax.data.classes import ClassList
 from eln_jax.errors import UserError
 from eln_jax.studies import plan
 from tests.configuration_test import CONFIGS
 from tests.tiny import FIELDS, QUICKSTART
 
 ALONE = {"steps.supervised": 9, "steps.eln": 0, "steps.semi_supervised": 0}
+ERRORS = {"method.simulated_weight": 1.0}
 ARMS = {
     "alone": ALONE,
     "none": {"method.gate": "none", "method.eln_in_semi_supervised": False},
     "eln": {"views.cutmix_probability": 0.5},
-    "other_eln": {"method.simulated_weight": 1.0},
+    "other_eln": ERRORS,
     "opinion": {"model.eln_second_opinion": True},
     "small_eln": {"model.eln_width": 8},
     "all": ALONE | {"data.labeled_count": 12},
 }
+TWO = {name: ARMS[name] for name in ("none", "eln")}
 
 
 def write_study(folder, **changes):
@@ -55,7 +58,7 @@ def test_arms_share_what_their_phases_have_in_common(tmp_path):
     for name in ("other_eln", "opinion"):
         assert arms[name].parent is not shared
         assert arms[name].parent.parent is shared.parent
-    # Its checkpoint holds the ELN's first weights, though; these are not replaced for every field.
+    # A trunk's ELN of default width could be built, but not one of the default encoder.
     assert arms["small_eln"].parent.parent is not shared.parent
     assert arms["alone"].parent is shared.parent
     assert arms["all"].parent is None
@@ -119,11 +122,54 @@ def test_seeds_and_arms_can_be_chosen(tmp_path):
         ({"arms": ARMS | {"eln": {"method.gat": "eln"}}}, "Arm eln: There is no field method.gat"),
         ({"arms": ARMS | {"eln": {"method.gate": "elm"}}}, "Arm eln: method.gate=elm"),
         ({"config": "nowhere.py"}, "no configuration file"),
+        ({"arms": {"none": None}}, "the arm none must be {field: value}, not None"),
+        ({"arms": {0: {}}}, "the arm 0 must be named"),
+        ({"overrides": {3: "a"}}, "3 is no field's name"),
+        ({"overrides": {"seed": 5}}, "Arm alone: seed=5 would make all seeds the same"),
+        ({"arms": ARMS | {"eln": {"seed": "1"}}}, "Arm eln: seed=1 would make"),
+        (
+            {"arms": ARMS | {"few": {"data.num_classes": 4}}},
+            "seed 0, few has the 4 classes .* seed 0, alone the 6 classes",
+        ),
     ],
 )
 def test_a_mistaken_study_is_refused(tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         runs_of(tmp_path, **changes)
+
+
+def test_the_seed_cannot_be_given_as_a_field(tmp_path):
+    with pytest.raises(UserError, match="--seeds"):
+        runs_of(tmp_path, [("seed", "5")])
+
+
+def test_a_study_may_leave_the_common_fields_alone(tmp_path):
+    assert plan.load_study(write_study(tmp_path, overrides={})).overrides == {}
+
+
+def test_masks_are_searched_for_classes_once(tmp_path, monkeypatch):
+    asked = []
+
+    def find(data):
+        asked.append(data.partition_seed)
+        return ClassList(("ground", "thing"), (0, 1), (), ()), "from masks"
+
+    monkeypatch.setattr(plan, "find_classes", find)
+    fields = {"data.source": "folder", "data.num_classes": 0, "data.partition_seed": "{seed}"}
+    runs = runs_of(tmp_path, [("data.root", "there")], overrides=FIELDS | fields, arms=TWO)
+    assert asked == [0, 1]
+    assert {run.config.data.class_names for run in runs} == {("ground", "thing")}
+
+
+def test_without_a_third_phase_the_first_is_shared_and_detectors_cannot_be_compared(tmp_path):
+    runs = runs_of(tmp_path, [("steps.semi_supervised", "0")], arms=TWO | {"other": ERRORS})
+    (trunk,) = [run for run in runs if run.is_trunk and run.seed == 0]
+    assert trunk.steps == {"supervised": 3}
+    assert all(run.parent is trunk for run in by_arm(runs).values())
+    with pytest.raises(UserError, match=r"--detectors_only: none of these arms has"):
+        plan.without_arms(runs)
+    both = runs_of(tmp_path, arms=TWO)
+    assert plan.without_arms(both) == [run for run in both if run.is_trunk]
 
 
 def test_an_arm_that_does_not_exist_is_refused(tmp_path):

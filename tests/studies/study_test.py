@@ -9,7 +9,7 @@ import pytest
 from eln_jax import configuration, study
 from eln_jax.data.pipeline import read_examples
 from eln_jax.data.progress import Progress as Bar
-from eln_jax.errors import UserError
+from eln_jax.errors import UnreadableFileError, UserError
 from eln_jax.studies import detectors, plan
 from eln_jax.training import assembly, loop
 from eln_jax.training.checkpoint import Checkpoints
@@ -177,12 +177,18 @@ def test_detectors_are_judged_on_the_prediction_that_validation_judged(studied):
     assert judged["error_rate"] == pytest.approx(1 - summary["last"]["student/pixel_accuracy"])
 
 
-def test_what_is_fitted_to_are_pixels_of_the_labelled_images(studied):
+def restored(studied):
+    """The run with an ELN's phase, and its state."""
     run = by_arm(runs_of(studied))["none"].parent
     parts = assembly.build(run.config)
     checkpoints = Checkpoints(studied / "out" / run.folder)
     state, _ = checkpoints.restore(parts.programs.abstract_state(), run.until)
     checkpoints.close()
+    return parts, state
+
+
+def test_what_is_fitted_to_are_pixels_of_the_labelled_images(studied):
+    parts, state = restored(studied)
     with Bar(str) as bar:
         bar.start("", 4, "images")
         pixels = detectors._gather(parts, state, bar)
@@ -199,10 +205,59 @@ def test_what_is_fitted_to_are_pixels_of_the_labelled_images(studied):
     assert found == pytest.approx(np.mean(shares), abs=0.1)
 
 
-def test_another_configuration_in_the_same_folder_is_refused(studied):
-    other = [*command(studied), "--config.method.gate_fraction=0.5"]
+@pytest.mark.parametrize("part", [(), ("--arms=alone",), ("--detectors_only",)])
+def test_another_configuration_in_the_same_folder_is_refused(studied, part):
+    """Also of an arm that is not asked for: the tables would have it."""
+    other = [*command(studied), *part, "--config.method.gate_fraction=0.5"]
     with pytest.raises(UserError, match=r"another configuration \(method.gate_fraction"):
         study.main(other)
+
+
+def test_a_run_with_a_damaged_config_is_refused(studied, tmp_path):
+    shutil.copytree(studied / "out", tmp_path / "out")
+    (tmp_path / "out" / "seed_0" / "none" / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"none/config.json is damaged.*delete that folder"):
+        study.main([*command(tmp_path), "--arms=alone"])
+
+
+def test_seeds_of_an_earlier_command_stay_in_the_results(studied, tmp_path):
+    shutil.copytree(studied / "out", tmp_path / "out")
+    other = [*command(tmp_path), "--arms=alone"]
+    assert study.main([*other, "--seeds=3"]) == 0
+    assert study.main(other) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(found["arms"]["alone"]["seeds"]) == ["0", "3"]
+    assert found["seeds"] == [0, 3]
+
+
+def test_an_arm_that_diverges_is_left_out_and_the_others_go_on(studied, tmp_path, capsys):
+    shutil.copytree(studied / "out", tmp_path / "out")
+    wild = ARMS["none"] | {"optim.learning_rate": 1e30}
+    arms = {"wild": wild, "from_wild": wild | {"views.cutmix_probability": 0.5}} | ARMS
+    shutil.rmtree(tmp_path / "out" / "seed_0" / "none")
+    with pytest.raises(UserError, match=r"The tables lack.*has diverged.*begins from seed_0"):
+        study.main(command(tmp_path, arms))
+    assert "Left out: seed 0, " in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(found["arms"]) == set(ARMS)
+
+
+def test_labelled_images_that_cannot_be_read_are_named_and_left_out(studied, monkeypatch, capsys):
+    read = detectors.read_examples
+
+    def failing(source, indices, num_threads=2):
+        if num_threads == 0 and source.ids[indices[0]] == damaged:
+            raise UnreadableFileError(f"{damaged} is damaged.")
+        return read(source, indices, num_threads)
+
+    monkeypatch.setattr(detectors, "read_examples", failing)
+    parts, state = restored(studied)
+    damaged = parts.data.train.ids[parts.data.partition.labeled[1]]
+    with Bar(str) as bar:
+        bar.start("", 4, "images")
+        pixels = detectors._gather(parts, state, bar)
+    assert set(pixels.image) == {0, 2, 3}
+    assert f"Left out: {damaged} is damaged." in capsys.readouterr().out
 
 
 def test_a_plan_trains_nothing(tmp_path, capsys):
@@ -211,5 +266,6 @@ def test_a_plan_trains_nothing(tmp_path, capsys):
     words = f"{TRAININGS} trainings; steps in all: 9 supervised, 3 eln, 3 semi_supervised."
     assert words in shown
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="whole numbers with commas"):
-        study.main([*command(tmp_path), "--seeds=a"])
+    for seeds in ("a", "\N{SUPERSCRIPT TWO}", "-1", ""):
+        with pytest.raises(UserError, match="whole numbers with commas"):
+            study.main([*command(tmp_path), f"--seeds={seeds}"])

@@ -22,7 +22,8 @@ def seed(student, teacher=None, **figures):
 
 def arm(seeds, gate="none"):
     return {
-        "overrides": {"method.gate": gate},
+        "overrides": {},
+        "gate": gate,
         "steps": {"supervised": 3, "eln": 0, "semi_supervised": 4},
         "labeled": 5,
         "unlabeled": 6,
@@ -123,6 +124,17 @@ def test_every_detector_is_drawn_and_those_without_an_eln_once(tmp_path, monkeyp
     seeds = FOUND["detectors"]["eln"]
     plots.draw(FOUND | {"arms": {}, "detectors": {"eln": seeds, "other": seeds}}, tmp_path)
     assert drawn == ["maximum probability", "logistic control", "ELN, eln", "ELN, other"]
+
+
+def test_scores_of_another_network_are_drawn_beside_its_eln(tmp_path, monkeypatch):
+    drawn = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *a, **k: drawn.append(k["label"]) or plot(*a, **k))
+    seeds = FOUND["detectors"]["eln"]
+    other = {"1": detectors(max_prob=0.7, eln=0.8)}
+    other["1"]["risk_coverage"]["max_prob"] = [0.2, 0.3]
+    plots.draw(FOUND | {"arms": {}, "detectors": {"eln": seeds, "other": other}}, tmp_path)
+    assert drawn[3:] == ["maximum probability, other (seed 1)", "ELN, other (seed 1)"]
 
 
 def test_a_study_without_a_finished_arm_says_so(tmp_path):
