@@ -80,9 +80,12 @@ def main(argv: Sequence[str]) -> int:
     flags = parser.parse_args(rest)
     arms = flags.arms.split(",") if flags.arms else None
 
-    from eln_jax.studies import plan  # imports jax: after the flags have been understood
+    from eln_jax.studies import (
+        plan,
+        study_file,
+    )  # imports jax: after the flags have been understood
 
-    study = plan.load_study(flags.config)
+    study = study_file.load_study(flags.config)
     seeds = _seeds(flags.seeds) or study.seeds
     # The tables are of all that the folder holds, not of what this command trains alone.
     every_seed = dict.fromkeys((*study.seeds, *seeds, *_seeds_in(flags.output)))

@@ -10,8 +10,9 @@ import numpy as np
 
 from eln_jax.evaluation.curves import read_metrics
 from eln_jax.studies.detectors import read_detectors
-from eln_jax.studies.plan import Run, Study
+from eln_jax.studies.plan import Run
 from eln_jax.studies.running import read_summary
+from eln_jax.studies.study_file import Study
 from eln_jax.training.bookkeeping import phases
 
 RESULTS = "results.json"
@@ -21,7 +22,7 @@ def collect(study: Study, runs: Sequence[Run], output: Path) -> dict[str, Any]:
     """Gathers the results of the runs that are finished.
 
     Args:
-        study: of `plan.load_study`.
+        study: of `study_file.load_study`.
         runs: of `plan.make_runs`.
         output: the study's folder.
 

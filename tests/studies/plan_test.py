@@ -5,6 +5,7 @@ import pytest
 from eln_jax.data.classes import ClassList
 from eln_jax.errors import UserError
 from eln_jax.studies import plan
+from eln_jax.studies.study_file import load_study
 from tests.configuration_test import CONFIGS
 from tests.tiny import FIELDS, QUICKSTART
 
@@ -38,7 +39,7 @@ def write_study(folder, **changes):
 
 
 def runs_of(folder, given=(), **changes):
-    return plan.make_runs(plan.load_study(write_study(folder, **changes)), given)
+    return plan.make_runs(load_study(write_study(folder, **changes)), given)
 
 
 def by_arm(runs, seed=0):
@@ -144,7 +145,7 @@ def test_the_seed_cannot_be_given_as_a_field(tmp_path):
 
 
 def test_a_study_may_leave_the_common_fields_alone(tmp_path):
-    assert plan.load_study(write_study(tmp_path, overrides={})).overrides == {}
+    assert load_study(write_study(tmp_path, overrides={})).overrides == {}
 
 
 def test_masks_are_searched_for_classes_once(tmp_path, monkeypatch):
@@ -182,7 +183,7 @@ def test_an_arm_that_does_not_exist_is_refused(tmp_path):
 )
 def test_the_studies_that_come_along_can_be_planned(name):
     file, _, variant = name.partition(":")
-    study = plan.load_study(str(CONFIGS / f"study_{file}.py") + (variant and f":{variant}"))
+    study = load_study(str(CONFIGS / f"study_{file}.py") + (variant and f":{variant}"))
     runs = plan.make_runs(study, [("data.root", "there")])
     assert set(by_arm(runs)) == set(study.arms)
     assert len(study.seeds) == 3
@@ -190,7 +191,7 @@ def test_the_studies_that_come_along_can_be_planned(name):
 
 def test_the_part_of_voc_has_the_arms_of_camvid_and_classes_of_its_own():
     def load(name):
-        return plan.load_study(str(CONFIGS / name))
+        return load_study(str(CONFIGS / name))
 
     voc, camvid = load("study_voc_part.py"), load("study_camvid.py")
     assert list(voc.arms) == list(camvid.arms)

@@ -11,6 +11,7 @@ from eln_jax.data.pipeline import read_examples
 from eln_jax.data.progress import Progress as Bar
 from eln_jax.errors import UnreadableFileError, UserError
 from eln_jax.studies import detectors, plan
+from eln_jax.studies.study_file import load_study
 from eln_jax.training import assembly, loop
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.logging import Progress
@@ -52,7 +53,7 @@ def studied(tmp_path_factory):
 
 
 def runs_of(folder):
-    return plan.make_runs(plan.load_study(str(folder / "study.py")), ())
+    return plan.make_runs(load_study(str(folder / "study.py")), ())
 
 
 @pytest.mark.slow
