@@ -23,7 +23,7 @@ Into --output go
                     class, detectors of wrong pixels; mean and deviation over seeds, differences
                     seed by seed
   results.json      the same figures and all others, as plain values
-  *.png             mean IoU over steps by arm, risk over coverage by detector, pseudo-labels
+  *.png             mean IoU by arm, risk over coverage by detector, pseudo-labels by class
   seed_S/ARM        the training of each arm, a normal --workdir; seed_S/trunks: what they share
 """
 EXAMPLES = """\

@@ -1,4 +1,4 @@
-"""A study's plots: mean IoU over steps by arm, risk over coverage by detector, kept labels."""
+"""A study's plots: mean IoU by arm, risk over coverage by detector, kept labels."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from eln_jax.evaluation.curves import BLUE, FAINT, GREEN, GRID, INK, ORANGE, PINK, SKY
-from eln_jax.studies.results import figure, gated_arms, over_seeds
+from eln_jax.studies.results import figure, final_mean_iou, gated_arms, over_seeds, paired
 
 DETECTOR_NAMES = {
     "max_prob": "maximum probability",
@@ -39,7 +39,7 @@ def draw(found: Mapping[str, Any], output: Path) -> list[Path]:
     """
     drawn = []
     if found["arms"]:
-        drawn.append(_mean_iou(found["arms"], output / "mean_iou_by_arm.png"))
+        drawn.append(_mean_iou(found["arms"], found["reference"], output / "mean_iou_by_arm.png"))
     if found["detectors"]:
         drawn.append(_risk_coverage(found["detectors"], output / "risk_coverage.png"))
     gated = gated_arms(found)
@@ -48,23 +48,52 @@ def draw(found: Mapping[str, Any], output: Path) -> list[Path]:
     return drawn
 
 
-def _mean_iou(arms: Mapping[str, Any], path: Path) -> Path:
-    picture, (axes,) = _figure(1, (9.5, 5.6))
+def _mean_iou(arms: Mapping[str, Any], reference: str, path: Path) -> Path:
+    """Curves from where the arms part, and below what each has gained over the reference."""
     names = arm_labels(arms)
-    for i, (name, arm) in enumerate(arms.items()):
+    looks = {name: _look(i) for i, name in enumerate(arms)}
+    first = _third_phase(arms)
+    gained = {name: _gained(arm, arms.get(reference)) for name, arm in arms.items()}
+    gained = {name: values for name, values in gained.items() if values and name != reference}
+    picture, (above, *below) = _figure(1 + bool(gained), (9.5, 5.4 + 3.6 * bool(gained)))
+    for name, arm in arms.items():
         curves = [np.array(s["curve"], float).reshape(-1, 2) for s in arm["seeds"].values()]
         steps = sorted(set.intersection(*({float(x) for x in c[:, 0]} for c in curves)))
+        steps = [step for step in steps if step >= first]
         if not steps:
             continue
         values = np.array([[c[c[:, 0] == step, 1][-1] for step in steps] for c in curves])
-        colour, dash = _look(i)
+        colour, dash = looks[name]
         mean = 100 * values.mean(0)
-        axes.plot(steps, mean, dash, color=colour, marker="o", markersize=3.5, label=names[name])
+        above.plot(steps, mean, dash, color=colour, marker="o", markersize=3.5, label=names[name])
         if len(values) > 1:
-            axes.plot(steps, 100 * values.T, dash, color=colour, linewidth=0.8, alpha=0.35)
-    title = "Mean IoU on val, %; teacher once there is one (thin: each seed)"
-    _style(axes, title, "step")
-    return _save(picture, axes, path)
+            above.plot(steps, 100 * values.T, dash, color=colour, linewidth=0.8, alpha=0.25)
+    _style(above, "Mean IoU on val, %; teacher once there is one (thin: each seed)", "step")
+    for axes in below:
+        for place, (name, values) in enumerate(gained.items()):
+            colour = looks[name][0]
+            axes.plot([place] * len(values), values, "o", color=colour, markersize=5, alpha=0.6)
+            axes.plot(place, np.mean(values), "_", color=colour, markersize=22, markeredgewidth=2.5)
+        axes.axhline(0, color=FAINT, linewidth=0.8)
+        title = f"Mean IoU at the end less {reference}, points (dots: each seed; line: mean)"
+        _style(axes, title, "")
+        axes.set_xticks(range(len(gained)), list(gained), rotation=25, ha="right")
+    return _save(picture, above, path)
+
+
+def _third_phase(arms: Mapping[str, Any]) -> int:
+    """The step at which it begins, where it does first; 0 where no arm has one."""
+    steps = [arm["steps"] for arm in arms.values()]
+    begins = [sum(s.values()) - s["semi_supervised"] for s in steps if s.get("semi_supervised")]
+    return min(begins, default=0)
+
+
+def _gained(arm: Mapping[str, Any], reference: Mapping[str, Any] | None) -> list[float]:
+    """The arm's final mean IoU less the reference's, seed by seed, in points."""
+    if reference is None:
+        return []
+    spread = paired(arm["seeds"], reference["seeds"], final_mean_iou)
+    return [100 * value for value in spread.values]
 
 
 def _risk_coverage(detectors: Mapping[str, Any], path: Path) -> Path:

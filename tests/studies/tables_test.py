@@ -17,7 +17,7 @@ def seed(student, teacher=None, **figures):
     if teacher is not None:
         found["teacher/mean_iou"] = teacher
     last = student if teacher is None else teacher
-    return {"figures": found, "best": 0.7, "seconds": 1.0, "curve": [[1, 0.1], [2, last]]}
+    return {"figures": found, "best": 0.7, "seconds": 1.0, "curve": [[1, 0.1], [3, 0.2], [7, last]]}
 
 
 def arm(seeds, gate="none"):
@@ -115,6 +115,19 @@ def test_the_tables_say_what_was_found(tmp_path):
     assert rows(text, "logistic control")[1][3:] == ["", "", ""]
     for name in names:
         assert f"]({name})" in text
+
+
+def test_arms_are_drawn_from_where_they_part_and_with_what_they_gain(tmp_path, monkeypatch):
+    drawn = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *a, **k: drawn.append((a, k)) or plot(*a, **k))
+    plots.draw(FOUND | {"detectors": {}}, tmp_path)
+    means = {k["label"]: a[1:3] for a, k in drawn if k.get("markersize") == 3.5}
+    assert means["eln"][0] == [3, 7]
+    assert means["eln"][1] == pytest.approx([20, 58])
+    gains = [a[2] for a, k in drawn if k.get("alpha") == 0.6]
+    expected = [[3, 3], [-1], [8, -8]]  # eln, alone, oracle less none
+    assert [pytest.approx(values) for values in expected] == gains
 
 
 def test_every_detector_is_drawn_and_those_without_an_eln_once(tmp_path, monkeypatch):
