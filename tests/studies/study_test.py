@@ -1,5 +1,6 @@
 """A whole study of the tiny kind: what is shared, skipped, gone on with and written down."""
 
+import dataclasses
 import json
 import shutil
 
@@ -224,7 +225,11 @@ def test_a_run_with_a_damaged_config_is_refused(studied, tmp_path):
 def test_seeds_of_an_earlier_command_stay_in_the_results(studied, tmp_path):
     shutil.copytree(studied / "out", tmp_path / "out")
     other = [*command(tmp_path), "--arms=alone"]
-    assert study.main([*other, "--seeds=3"]) == 0
+    # A run of seed 3 as an earlier command with --seeds=3 leaves it, with the figures of seed 0.
+    earlier = dataclasses.replace(load_study(str(tmp_path / "study.py")), seeds=(3,))
+    run = by_arm(plan.make_runs(earlier, ()), 3)["alone"]
+    shutil.copytree(tmp_path / "out" / "seed_0" / "alone", tmp_path / "out" / run.folder)
+    (tmp_path / "out" / run.folder / "config.json").write_text(configuration.to_json(run.config))
     assert study.main(other) == 0
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert list(found["arms"]["alone"]["seeds"]) == ["0", "3"]
