@@ -91,16 +91,21 @@ def test_a_run_that_goes_on_is_bit_identical(fitted, tmp_path, at_step):
     assert rows(tmp_path) == rows(fitted)
 
 
-def test_crops_without_a_label_leave_the_gate_as_it_was(fitted, monkeypatch):
-    parts = assembly.build(tiny_config(**FITTED))
-    state, books = Checkpoints(fitted).restore(parts.programs.abstract_state(), 10)
+def all_crops_void(monkeypatch):
+    """Makes fits see labelled crops without a label."""
     batches = labeled_pixels.labeled_batches
 
-    def all_void(*args):
+    def void(*args):
         for batch in batches(*args):
             yield batch | {"label": jnp.full_like(batch["label"], 255)}
 
-    monkeypatch.setattr(labeled_pixels, "labeled_batches", all_void)
+    monkeypatch.setattr(labeled_pixels, "labeled_batches", void)
+
+
+def test_crops_without_a_label_leave_the_gate_as_it_was(fitted, monkeypatch):
+    parts = assembly.build(tiny_config(**FITTED))
+    state, books = Checkpoints(fitted).restore(parts.programs.abstract_state(), 10)
+    all_crops_void(monkeypatch)
     gate = gate_fitting.fit_gate(parts, state, books["iterators"]["labeled"])
     assert gate is state.gate
 

@@ -8,12 +8,13 @@ from scipy.special import softmax
 
 from eln_jax import configuration
 from eln_jax.method import calibration, views
-from eln_jax.training import assembly, labeled_pixels, loop, opinion_fitting, sharding
+from eln_jax.training import assembly, loop, opinion_fitting, sharding
 from eln_jax.training.bookkeeping import phases
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.logging import Progress
 from eln_jax.training.networks import input_statistics, make_networks
 from tests.tiny import compiling_once, tiny_config
+from tests.training.gate_fitting_test import all_crops_void
 from tests.training.loop_test import CrashError, CrashingDisplay, rows
 
 OPINION = {
@@ -79,13 +80,7 @@ def test_crops_without_a_label_leave_the_comparison_as_it_was(trained, monkeypat
     config = tiny_config(**OPINION)
     parts = assembly.build(config)
     state, books = Checkpoints(trained).restore(parts.programs.abstract_state(), LAST)
-    batches = labeled_pixels.labeled_batches
-
-    def all_void(*args):
-        for batch in batches(*args):
-            yield batch | {"label": jnp.full_like(batch["label"], 255)}
-
-    monkeypatch.setattr(labeled_pixels, "labeled_batches", all_void)
+    all_crops_void(monkeypatch)
     position = books["iterators"]["labeled"]
     fitted = opinion_fitting.fit_comparison(parts, state, phases(config.steps)[-1], position)
     assert fitted is state
