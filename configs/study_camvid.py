@@ -3,9 +3,10 @@
     python -m eln_jax.study --config=configs/study_camvid.py --output=runs/study_camvid \
         --config.data.root=CAMVID
 
-CAMVID is as configs/camvid.py says, with partitions/8_labeled_S.txt for the seeds S. Crops and
-batches are small, so that an arm takes a quarter of an hour or less of one CPU core; --seeds=0
---arms=none,eln takes a part of the study, and the same command without goes on with the rest.
+CAMVID is as configs/camvid.py says, with a folder partitions as docs/results/partitions/camvid.
+Crops and batches are small, so that an arm takes 9 to 22 minutes of one CPU core, and what arms
+share 17 to 44 a seed; --seeds=0 --arms=none,eln takes a part of the study, and the same command
+without goes on with the rest.
 
 The variant "eln" compares ways to train the ELN, "official" the authors' choices one by one, each
 against the gate of ELN's P(right) > 0.5.

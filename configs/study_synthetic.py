@@ -1,4 +1,4 @@
-"""Gates side by side on the built-in synthetic scenes: to see what a study gives, in minutes.
+"""Gates side by side on the built-in synthetic scenes: to see what a study gives.
 
     python -m eln_jax.study --config=configs/study_synthetic.py --output=runs/study
 

@@ -1,13 +1,13 @@
-"""Gates side by side on the seven classes of a part of PASCAL VOC, 85 of 687 labels (1/8).
+"""Gates side by side on the seven classes of a part of PASCAL VOC, 84 of 641 labels (1/8).
 
     python -m eln_jax.study --config=configs/study_voc_part.py --output=runs/study_voc_part \
         --config.data.root=VOC
 
-VOC is a folder VOC2012 with JPEGImages, SegmentationClassAug (palette) and, in
-ImageSets/Segmentation, val.txt, trainaug.txt and the lists of labelled images 8_labeled_S.txt for
-the seeds S; the rest of JPEGImages that is not in val.txt is unlabelled. Only background, cat,
-cow, dog, horse, person and sheep count, other classes are void: mean IoU over these seven is no
-"VOC mIoU". Arms, steps and variants are those of configs/study_camvid.py, chosen there.
+VOC is a folder VOC2012 with JPEGImages, SegmentationClassAug (palette) and the lists of
+docs/results/partitions/voc_part in ImageSets/Segmentation. JPEGImages holds the images of
+trainaug.txt and val.txt alone, for all that val.txt does not name are trained on. Only background,
+cat, cow, dog, horse, person and sheep count, other classes are void: mean IoU over these seven is
+no "VOC mIoU". Arms, steps and variants are those of configs/study_camvid.py.
 """
 
 import importlib.util

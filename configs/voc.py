@@ -9,9 +9,9 @@ The variant "official" (configs/voc.py:official) follows the authors' code in ev
 in docs/method.md. They report 76.6 mIoU with ResNet-101 and a quarter of the labels, 73.2 with
 ResNet-50 and an eighth.
 
-The variants "8gb" and "80gb" are for devices with so much memory: the same batches in bfloat16, on
-8 GB crops of 321 x 321, a third of the batch at a time, with rematerialisation: with the crops of
-513 x 513 it needed 11.7 GiB as compiled for TPUs (docs/performance.md, Memory).
+The variants "8gb" and "80gb" are meant for devices with so much memory: the same batches in
+bfloat16. "8gb" also takes crops of 321 x 321, a third of the batch at a time, and rematerialises:
+with crops of 513 x 513 it needed 11.7 GiB as compiled for TPUs (docs/performance.md, Memory).
 """
 
 from eln_jax.data.builders import voc

@@ -1,7 +1,8 @@
 """Every configuration field with its default, unit and the paper's value: the one place to look.
 
 A file in `configs/` starts from `default_config()` and changes what it must. The "official" values
-are those of the authors' code (docs/method.md lists them); `apply_official` sets them all.
+are those of the authors' code (docs/method.md lists them); `apply_official` sets all but
+`data.geometry` and `eval.protocol`, which differ by data set.
 """
 
 from typing import Any
@@ -67,7 +68,7 @@ def _model() -> Any:
     model.output_stride = 16  # pixels per deepest feature: 8 | 16 (paper: 16)
     model.pretrained = "imagenet"  # encoder weights: "" (random) | "imagenet" | a file
     # K decoders that make mistakes for the ELN to find (paper: 2); with 0 it learns from the main
-    # decoder's mistakes alone, in half the time or less.
+    # decoder's mistakes alone, in much less time.
     model.num_aux_decoders = 2
     model.width = 256  # channels of ASPP, decoder and heads (paper: 256)
     model.low_width = 48  # channels of the low-level features in the decoder (paper: 48)
@@ -107,7 +108,7 @@ def _data() -> Any:
     data.class_colors = ()  # folder source: "#rrggbb" of each class, if masks store colours
     data.void_colors = ()  # folder source: "#rrggbb" of void
     data.ignore_label = 255  # id of void pixels: no loss, no score
-    data.void_labels = ()  # further mask values to be read as void, such as 11 in CamVid
+    data.void_labels = ()  # folder source: further mask values that mean void
     data.images = "images"  # folder source: images under root, with train/ and val/ inside
     data.masks = "masks"  # folder source: masks under root, with the same names as the images
     data.train_split = "train"  # name of the training split
@@ -255,7 +256,7 @@ def _log() -> Any:
     log = _block()
     log.every = 50  # steps between rows of metrics.jsonl
     log.panel_images = 6  # validation images drawn at each evaluation
-    log.tensorboard = True
+    log.tensorboard = True  # also write TensorBoard's files
     return log
 
 
@@ -274,7 +275,7 @@ def check_variant(variant: str, known: tuple[str, ...] = ()) -> None:
 
 
 def apply_official(config: Any) -> Any:
-    """Sets every field in which the authors' code differs from our defaults; returns `config`."""
+    """Sets the fields in which the authors' code differs, whatever the data; returns `config`."""
     config.dtype = "bfloat16"  # theirs: float16 mixed precision
     config.model.eln_stem = "random"
     method = config.method

@@ -17,7 +17,7 @@ exit codes: 0 finished, 2 a mistake told in one sentence, 130 or 143 stopped and
 examples:
   python -m eln_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
   python -m eln_jax.main --config=configs/folder.py --workdir=runs/mine \\
-      --config.data.root=my_images --config.data.num_classes=3
+      --config.data.root=my_images --config.data.val_fraction=0.2
 
 """
 

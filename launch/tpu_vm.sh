@@ -23,7 +23,8 @@
 #
 # Each host gets the last commit of this repository, not what was changed since. --workdir is a
 # folder that all hosts see and that outlives them: NFS, Filestore or a mounted bucket; --setup
-# mounts it. What costs money: docs/running.md. Exit code: 0, 2 for a mistake, else gcloud's.
+# mounts it. What costs money: docs/running.md. Exit code: 0, 1 if it
+# gave up waiting, 2 for a mistake, else gcloud's.
 set -euo pipefail
 CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 script=launch/tpu_vm.sh
