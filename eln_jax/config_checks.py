@@ -308,6 +308,9 @@ def _check_simulated(simulated: Any) -> None:
                 )
 
 
+SHARES = ("quantile", "class_quantile", "class_floor")  # modes that keep a share of the pixels
+
+
 def _check_method(config: Any) -> None:
     method, model, steps = config.method, config.model, config.steps
     if len(method.loss_ceilings) != model.num_aux_decoders:
@@ -321,17 +324,7 @@ def _check_method(config: Any) -> None:
         rates = model[name]
         if len(rates) != 3 or not all(0 <= rate <= 0.99 for rate in rates):
             raise UserError(f"model.{name}={rates} must be three rates from 0 to 0.99.")
-    for name in ("eln_frozen_encoder", "eln_second_opinion"):
-        if model[name] and model.eln_input == "logits":
-            raise UserError(
-                f"model.{name}=True needs the image, which model.eln_input=logits hides: give "
-                "another eln_input, or False."
-            )
-    if model.eln_second_opinion and method.simulated_weight > 0:
-        raise UserError(
-            f"method.simulated_weight={method.simulated_weight} teaches nothing with "
-            "model.eln_second_opinion=True, which learns from labels alone: give 0, or False."
-        )
+    _check_eln(method, model)
     _check_gate(method, steps)
     if not method.average_batch_stats and not method.pseudo_label_batch_stats:
         raise UserError(
@@ -359,21 +352,72 @@ def _check_method(config: Any) -> None:
             f"views.blur_sigma={config.views.blur_sigma} must be two rising numbers above 0, at "
             f"most {MAX_BLUR_SIGMA}."
         )
-    if config.views.cutmix_probability and config.batch_size_unlabeled == 1:
+    if config.views.cutmix_probability and config.batch_size_unlabeled == config.accumulation:
         raise UserError(
             f"views.cutmix_probability={config.views.cutmix_probability} pastes boxes of other "
-            "images, but batch_size_unlabeled is 1: raise it to 2 or more, or set the probability "
-            "to 0."
+            f"images, but batch_size_unlabeled={config.batch_size_unlabeled} and accumulation="
+            f"{config.accumulation} leave one at a time: let it be two or more, or set the "
+            "probability to 0."
+        )
+    if model.architecture == "torchvision" and config.accumulation in (
+        config.batch_size_labeled,
+        config.batch_size_unlabeled,
+    ):
+        raise UserError(
+            "model.architecture=torchvision normalises each image's mean over the batch, which "
+            "takes two images or more at a time: raise the batch sizes, or lower accumulation."
         )
     if not 0 <= config.views.hue <= 0.5:
         raise UserError(f"views.hue={config.views.hue} must be between 0 and 0.5 turns.")
 
 
-def _check_gate(method: Any, steps: Any) -> None:
-    if steps.semi_supervised and asks_eln(method) and not steps.eln:
+def _check_eln(method: Any, model: Any) -> None:
+    if model.eln_frozen_encoder and model.eln_input == "logits":
         raise UserError(
-            f"method.gate={method.gate} needs a trained ELN, but steps.eln=0; give steps.eln or "
-            "another gate."
+            "model.eln_frozen_encoder=True needs the image, which model.eln_input=logits hides: "
+            "give another eln_input, or False."
+        )
+    if model.eln_frozen_encoder and not model.eln_pretrained:
+        raise UserError(
+            "model.eln_frozen_encoder=True would keep the random weights that "
+            "model.eln_pretrained='' asks for: give pretrained ones, or False."
+        )
+    if model.eln_second_opinion and model.eln_input != "image_and_logits":
+        raise UserError(
+            f"model.eln_input={model.eln_input} says nothing with model.eln_second_opinion=True, "
+            "which always sees the image alone: leave it at image_and_logits, or give False."
+        )
+    if method.simulated_weight > 0 and (model.eln_second_opinion or method.eln_weight == 0):
+        reason = (
+            "model.eln_second_opinion=True, which learns from labels alone"
+            if model.eln_second_opinion
+            else "method.eln_weight=0, of which it is a share"
+        )
+        raise UserError(
+            f"method.simulated_weight={method.simulated_weight} teaches nothing with {reason}: "
+            "give 0, or change that."
+        )
+
+
+def _check_gate(method: Any, steps: Any) -> None:
+    if steps.semi_supervised and asks_eln(method):
+        for name, value in (("steps.eln", steps.eln), ("method.eln_weight", method.eln_weight)):
+            if not value:
+                raise UserError(
+                    f"method.gate={method.gate} needs a trained ELN, but {name}=0; give {name} or "
+                    "another gate."
+                )
+    if method.gate == "eln_and_confidence" and method.gate_mode in SHARES:
+        raise UserError(
+            f"method.gate_mode={method.gate_mode} cannot keep its share where "
+            "method.gate=eln_and_confidence leaves out what is not confident: give threshold, or "
+            "the gate eln."
+        )
+    unused = method.gate in ("none", "oracle") or method.gate_mode in ("quantile", "class_quantile")
+    if method.gate_threshold and unused:
+        raise UserError(
+            f"method.gate_threshold={method.gate_threshold} says nothing with method.gate="
+            f"{method.gate} and method.gate_mode={method.gate_mode}: give 0, or another mode."
         )
     if method.gate in ("none", "oracle") and method.gate_mode != "threshold":
         raise UserError(

@@ -96,9 +96,14 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
         warp=config.eval.protocol == "warp",
         with_gate=True,
     )
-    gate = None
-    if model.has_eln or (model.name == "teacher" and not asks_eln(config.method)):
-        gate = evaluation_gate(config.method, model.gate)
+    gate = evaluation_gate(config.method, model.gate)
+    if gate is None:
+        print(
+            f"What method.gate={config.method.gate} keeps is not shown: it is fitted in the third "
+            "phase, to the teacher, and this model is another."
+        )
+    elif not model.has_eln and (model.name == "student" or asks_eln(config.method)):
+        gate = None
     print(f"Evaluating the {model.description}, on {len(indices)} images ({flags.split}).")
     if len(share) < len(indices):
         print(f"This is one of several processes, with {len(share)} of the images.")

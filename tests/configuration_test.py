@@ -147,7 +147,33 @@ def test_a_wrong_value_is_refused_in_one_sentence(name, text, words):
             {"model.eln_second_opinion": "true", "method.simulated_weight": "1"},
             "learns from labels alone",
         ),
-        ({"model.eln_second_opinion": "true", "model.eln_input": "logits"}, "needs the image"),
+        (
+            {"model.eln_second_opinion": "true", "model.eln_input": "image_and_probabilities"},
+            "sees the image alone",
+        ),
+        (
+            {"model.eln_frozen_encoder": "true", "model.eln_input": "logits"},
+            "needs the image",
+        ),
+        ({"model.eln_frozen_encoder": "true", "model.eln_pretrained": ""}, "random weights"),
+        ({"method.simulated_weight": "1", "method.eln_weight": "0"}, "of which it is a share"),
+        ({"method.gate": "eln", "method.eln_weight": "0"}, "needs a trained ELN"),
+        (
+            {"method.gate": "eln_and_confidence", "method.gate_mode": "class_floor"},
+            "cannot keep its share",
+        ),
+        ({"method.gate": "none", "method.gate_threshold": "0.5"}, "says nothing"),
+        ({"method.gate_mode": "quantile", "method.gate_threshold": "0.5"}, "says nothing"),
+        ({"batch_size_unlabeled": "2", "accumulation": "2"}, "leave one at a time"),
+        (
+            {
+                "model.architecture": "torchvision",
+                "batch_size_labeled": "2",
+                "batch_size_unlabeled": "4",
+                "accumulation": "2",
+            },
+            "two images or more",
+        ),
     ],
 )
 def test_fields_that_contradict_one_another_are_refused(overrides, words):

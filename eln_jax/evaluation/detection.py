@@ -117,7 +117,7 @@ def precision_and_recall(histogram: ErrorHistogram, threshold: float = 0.5) -> t
     Args:
         histogram: the counts.
         threshold: in (0, 1). It acts at the nearest edge between bins; 0.5 is an edge, so the
-            pixels not flagged are exactly those with score > 0.5, which the ELN's gate keeps.
+            pixels not flagged are, up to rounding, those that the ELN's gate keeps.
 
     Returns:
         The fraction of flagged pixels that are wrong (nan where none is flagged) and the fraction
@@ -130,17 +130,6 @@ def precision_and_recall(histogram: ErrorHistogram, threshold: float = 0.5) -> t
     precision = hits / flagged if flagged else float("nan")
     recall = hits / int(wrong.sum()) if wrong.any() else float("nan")
     return precision, recall
-
-
-def risk_coverage(histogram: ErrorHistogram) -> tuple[np.ndarray, np.ndarray]:
-    """Error rate among the pixels kept when only the best-scored ones are kept.
-
-    Returns:
-        `coverage` in (0, 1], rising, and `risk` in [0, 1], float64, one point for each bin that
-        holds a pixel; both empty where there is no pixel.
-    """
-    kept, errors = _kept_and_errors(histogram)
-    return kept / kept[-1:], errors / kept
 
 
 def risk_coverage_area(histogram: ErrorHistogram) -> float:

@@ -169,13 +169,6 @@ def draw_panels(
     return np.asarray(canvas)
 
 
-def write_panels(
-    path: Path, rows: Sequence[PanelRow], palette: np.ndarray, class_names: Sequence[str]
-) -> None:
-    """Writes `draw_panels` as a PNG."""
-    Image.fromarray(draw_panels(rows, palette, class_names)).save(path, optimize=True)
-
-
 def _fit(row: PanelRow) -> dict[str, Image.Image]:
     """Scales a row's pictures alike; ids and masks keep their hard edges."""
     height, width = row.pictures["image"].shape[:2]

@@ -63,7 +63,7 @@ def low_entropy(seen: Evidence, settings: GateSettings) -> jax.Array:
     del settings
     log_probability = jax.nn.log_softmax(seen.logits)
     entropy = -(jnp.exp(log_probability) * log_probability).sum(-1)
-    return 1.0 - entropy / jnp.log(seen.logits.shape[-1])
+    return jnp.clip(1.0 - entropy / jnp.log(seen.logits.shape[-1]), 0.0, 1.0)  # rounding
 
 
 def margin(seen: Evidence, settings: GateSettings) -> jax.Array:

@@ -81,9 +81,12 @@ def teacher_forward(old, weak, args):
 
 
 def eln_judgement(params, batch_stats, image, logits, args):
-    """The ELN's logits of "right" on the teacher's prediction, and its batch statistics."""
+    """The ELN's logits of "right" on the teacher's prediction, and its batch statistics.
+
+    The statistics, too, carry no gradient: those that this step has moved depend on the weights.
+    """
     eln_logits, updates = args.networks.eln.apply(
-        {"params": jax.lax.stop_gradient(params["eln"]), "batch_stats": batch_stats},
+        jax.lax.stop_gradient({"params": params["eln"], "batch_stats": batch_stats}),
         image,
         logits,
         train=args.settings.pseudo_label_batch_stats,

@@ -73,7 +73,7 @@ class StepArguments:
 
     Attributes:
         networks: student, aux_decoder and eln modules.
-        resize: `(x [b, h, w, c], (height, width)) -> [b, height, width, c]`, aligned corners.
+        resize: `(x [b, h, w, c], (height, width)) -> [b, height, width, c]`, as evaluation does it.
         tx: an optimiser for each entry of `TrainState.params`, for a learning rate of 1.
         learning_rate: schedule from the step number.
         settings: the method's constants.
@@ -137,7 +137,10 @@ def semi_supervised_step(
     if not args.settings.eln_in_semi_supervised:
         trained = {"student": old.params["student"]}
     new, metrics, stats = updates.update(_semi_supervised_phase, old, trained, batch, key, args)
-    return new.replace(teacher=_new_teacher(old, new, stats["teacher"], args.settings)), metrics
+    teacher = _new_teacher(old, new, stats["teacher"], args.settings)
+    if args.skip_bad_steps:
+        teacher = updates.unless(metrics["bad_step"], teacher, old.teacher)
+    return new.replace(teacher=teacher), metrics
 
 
 def _supervised_phase(params, old, batch, key, args):

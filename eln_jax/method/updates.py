@@ -41,8 +41,13 @@ def update(phase, old, trained, batch, key, args):
     )
     if args.skip_bad_steps:
         bad |= ~jnp.isfinite(optax.tree.norm(grads))
-        new = jax.tree.map(partial(jnp.where, bad), old.replace(step=new.step), new)
+        new = unless(bad, new, old.replace(step=new.step))
     return new, metrics | {"bad_step": bad}, batch_stats
+
+
+def unless(bad, new, old):
+    """Selects `new`, or `old` if the step is bad."""
+    return jax.tree.map(partial(jnp.where, bad), old, new)
 
 
 def _gradients(phase, old, trained, batch, key, args):

@@ -16,6 +16,7 @@ from eln_jax.models.layers import (
     call,
     fan_in_normal,
     fan_in_uniform,
+    resize_bilinear,
     resize_bilinear_centred,
 )
 from eln_jax.models.upsampled import UpsampledConv
@@ -255,5 +256,6 @@ class PlainDecoder(nn.Module):
         )
 
 
-# By the name that the configuration has for them.
+# By the name that the configuration has for them; how the logits of each are enlarged.
 DECODERS = {"official": Decoder, "torchvision": PlainDecoder}
+UPSAMPLING = {"official": resize_bilinear, "torchvision": resize_bilinear_centred}

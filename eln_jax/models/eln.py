@@ -1,5 +1,6 @@
 """The Error Localization Network: where is this prediction right? (paper section 3.2)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +42,7 @@ class ErrorLocalizationNetwork(nn.Module):
             several predictions of an image share one pass of the encoder.
         second_opinion: it sees the image alone and segments it itself; what it says of a prediction
             comes from comparing the two (`Comparison`).
+        upsample: enlarges logits, as training and evaluation enlarge them.
         rematerialize: keep little for the backward pass and compute the rest anew.
         dtype: of the arithmetic; the result is float32.
         param_dtype: of the weights.
@@ -54,6 +56,7 @@ class ErrorLocalizationNetwork(nn.Module):
     sees: str = "image_and_logits"
     frozen_encoder: bool = False
     second_opinion: bool = False
+    upsample: Callable = resize_bilinear
     rematerialize: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -112,7 +115,7 @@ class ErrorLocalizationNetwork(nn.Module):
         if not self.second_opinion:
             return Judgement(result[..., 0])
         size = size or (result.shape[1], result.shape[2])
-        seen, opinion = (resize_bilinear(x.astype(jnp.float32), size) for x in (logits, result))
+        seen, opinion = (self.upsample(x.astype(jnp.float32), size) for x in (logits, result))
         compared = Comparison(name="comparison")(seen, jnp.concatenate([opinion] * count))
         return Judgement(compared, result)
 
@@ -121,7 +124,7 @@ class ErrorLocalizationNetwork(nn.Module):
         if self.second_opinion and not self.frozen_encoder:
             return self.encoder(image, train=train)
         if not self.frozen_encoder:
-            x = eln_input(jnp.concatenate([image] * count), logits, self.sees)
+            x = eln_input(jnp.concatenate([image] * count), logits, self.sees, self.upsample)
             return self.encoder(x, train=train, groups=groups)
         features = jax.tree.map(lax.stop_gradient, self.encoder(image, train=False))
         if self.second_opinion:
@@ -182,7 +185,12 @@ def comparison_features(logits: jax.Array, opinion: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.ones_like(odds), odds, log_odds(opinion)[..., None]], -1)
 
 
-def eln_input(image: jax.Array, logits: jax.Array, sees: str = "image_and_logits") -> jax.Array:
+def eln_input(
+    image: jax.Array,
+    logits: jax.Array,
+    sees: str = "image_and_logits",
+    upsample: Callable = resize_bilinear,
+) -> jax.Array:
     """Stacks image, entropy and prediction: float32 [batch, height, width, 3 + 1 + num_classes].
 
     Args:
@@ -190,8 +198,9 @@ def eln_input(image: jax.Array, logits: jax.Array, sees: str = "image_and_logits
         logits: a decoder's [batch, rows, columns, num_classes]; no gradient goes back to it.
         sees: "image_and_logits" (paper), "image_and_probabilities", or "logits": the channels of
             the image are 0, the mean colour.
+        upsample: enlarges the logits to the image's size.
     """
-    logits = resize_bilinear(logits.astype(jnp.float32), image.shape[1:3])
+    logits = upsample(logits.astype(jnp.float32), image.shape[1:3])
     image = image.astype(jnp.float32)
     if sees == "logits":
         image = jnp.zeros_like(image)

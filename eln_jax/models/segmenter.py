@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eln_jax.models.deeplab import DECODERS, Decoder, PlainDecoder, Prediction
+from eln_jax.models.deeplab import DECODERS, UPSAMPLING, Decoder, PlainDecoder, Prediction
 from eln_jax.models.eln import ErrorLocalizationNetwork
 from eln_jax.models.encoders import ENCODERS
 from eln_jax.models.layers import Features, Groups
@@ -142,6 +142,7 @@ def build_networks(
         eln_input,
         eln_frozen_encoder,
         eln_second_opinion,
+        UPSAMPLING[architecture],
         **types,
     )
     student_encoder = ENCODERS[encoder](output_stride=output_stride, **types)

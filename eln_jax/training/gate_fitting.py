@@ -15,7 +15,6 @@ from eln_jax.method import calibration
 from eln_jax.method.gates import GATES, GateSettings
 from eln_jax.method.state import TrainState
 from eln_jax.training.labeled_pixels import labeled_pixels
-from eln_jax.training.sharding import replicated
 
 if TYPE_CHECKING:
     from eln_jax.training.assembly import Parts
@@ -52,17 +51,18 @@ def fit_gate(parts: "Parts", state: TrainState, position: Mapping[str, Any]) -> 
     Returns:
         What `TrainState.gate` holds; as it was if all that is looked at is void.
     """
-    seen = labeled_pixels(parts, position, _shown, parts.evaluation.network, state.teacher)
+    variables = {"network": state.teacher}
+    seen = labeled_pixels(parts, position, _shown, parts.evaluation.logits, variables)
     if not seen[0].size:
         return state.gate
     num_classes = parts.config.data.num_classes
     coefficients = calibration.fit_by_class(*seen, num_classes, _STRENGTH)
-    return {"coefficients": jax.device_put(coefficients, replicated(parts.programs.mesh))}
+    placed = state.gate["coefficients"].sharding
+    return {"coefficients": jax.device_put(coefficients, placed)}
 
 
-def _shown(network, variables, image):
-    logits, _ = network({"network": variables}, image)
-    return calibration.prediction_features(jnp.moveaxis(logits, -1, 0))
+def _shown(logits_of, variables, image):
+    return calibration.prediction_features(jnp.moveaxis(logits_of(variables, image), -1, 0))
 
 
 def gate_settings(method: Any) -> GateSettings:

@@ -24,7 +24,7 @@ _MOST_BATCHES = 50
 def labeled_pixels(
     parts: "Parts", position: Mapping[str, Any], shown: Shown, network: Callable, variables: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Looks at labelled crops, each labelled image once, or at 50 batches if that are fewer.
+    """Looks at about as many labelled crops as there are labelled images, at most 50 batches.
 
     Args:
         parts: of the run.
@@ -58,7 +58,8 @@ def labeled_batches(
     Args:
         parts: of the run.
         position: of the labelled stream's iterator.
-        most: batches, at most; fewer if fewer show every labelled image once.
+        most: batches, at most; fewer if fewer hold as many crops as there are labelled images. The
+            stream goes on in the midst of an epoch, so some images come twice and others not.
 
     Yields:
         What the stream holds; all processes must take equally many.

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from eln_jax.method.views import normalize, to_unit
 from eln_jax.models import encoders
+from eln_jax.models.deeplab import UPSAMPLING
 from eln_jax.models.eln import comparison_features
-from eln_jax.models.layers import resize_bilinear, resize_bilinear_centred
 from eln_jax.models.segmenter import Networks, build_networks
 
 
@@ -40,13 +40,16 @@ class EvaluationNetworks(NamedTuple):
     """Student or teacher as evaluation runs them: on uint8 images, without dropout.
 
     Attributes:
-        network: `({"network"}, uint8 images) -> (logits, None)`.
-        network_with_eln: `({"network", "eln"}, uint8 images) -> (logits, eln_logits)`.
+        logits: `({"network"}, uint8 images) -> logits`, of the decoder's size.
+        network: `({"network"}, uint8 images) -> (logits, None)`, ready to be enlarged with their
+            corners aligned, as evaluation does.
+        network_with_eln: `({"network", "eln"}, uint8 images) -> (logits, eln_logits)`, likewise.
         compared: `({"network", "eln"}, uint8 images) -> (logits, features)`: what they show beside
             the ELN's second opinion (`comparison_features`), at the opinion's size.
         padding_colour: RGB of the encoder's mean colour, to pad images with.
     """
 
+    logits: Callable[[Any, jax.Array], jax.Array]
     network: Callable[[Any, jax.Array], tuple[jax.Array, None]]
     network_with_eln: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
     compared: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
@@ -57,7 +60,7 @@ def make_evaluation_networks(config: Any, networks: Networks) -> EvaluationNetwo
     """Makes the functions that evaluation compiles, from the modules of `make_networks`."""
     input_mean, input_std, eln_input_mean, eln_input_std = input_statistics(config)
 
-    centred = config.model.architecture == "torchvision"
+    upsample = UPSAMPLING[config.model.architecture]
 
     def logits_of(variables, image):
         image = normalize(to_unit(image), input_mean, input_std)
@@ -65,8 +68,9 @@ def make_evaluation_networks(config: Any, networks: Networks) -> EvaluationNetwo
         return prediction.logits
 
     def enlarged(logits, image):
-        # What evaluation enlarges by itself has its corners aligned.
-        return resize_bilinear_centred(logits, image.shape[1:3]) if centred else logits
+        if config.model.architecture == "official":
+            return logits
+        return upsample(logits, image.shape[1:3])
 
     def network(variables, image):
         return enlarged(logits_of(variables, image), image), None
@@ -81,17 +85,18 @@ def make_evaluation_networks(config: Any, networks: Networks) -> EvaluationNetwo
             )
         else:
             eln_logits = networks.eln.apply(variables["eln"], seen, logits)
+            eln_logits = enlarged(eln_logits[..., None], image)[..., 0]
         return result, eln_logits
 
     def compared(variables, image):
         logits = logits_of(variables, image)
         seen = normalize(to_unit(image), eln_input_mean, eln_input_std)
         judgement: Any = networks.eln.apply(variables["eln"], seen, logits, method="judge")
-        logits = resize_bilinear(logits, judgement.opinion.shape[1:3])
+        logits = upsample(logits, judgement.opinion.shape[1:3])
         return logits, comparison_features(logits, judgement.opinion)
 
     red, green, blue = (round(255 * m) for m in input_mean)
-    return EvaluationNetworks(network, network_with_eln, compared, (red, green, blue))
+    return EvaluationNetworks(logits_of, network, network_with_eln, compared, (red, green, blue))
 
 
 def input_statistics(config: Any) -> list[tuple[float, ...]]:

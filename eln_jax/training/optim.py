@@ -29,7 +29,7 @@ def make_optimizers(
         encoder_factor: share of the learning rate for everything under "encoder".
         weight_decay: decoupled, on every trained weight (PyTorch's AdamW; for sgd L2 inside).
         momentum: of sgd (Nesterov off).
-        clip_norm: bound of the global gradient norm of each network; 0 for none.
+        clip_norm: bound of the norm of each network's gradient, frozen weights left out; 0: none.
         train_norm: whether batch-norm scale and offset of student and auxiliary decoders learn;
             the official code trains only the ELN's.
         frozen_eln_encoder: whether the ELN's encoder stays as it is.
@@ -47,7 +47,10 @@ def make_optimizers(
             "adamw": [optax.scale_by_adam(), decay],
             "sgd": [decay, optax.trace(momentum)],
         }[name]
-        clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
+        trained = jax.tree.map(lambda group: group != "frozen", labels)
+        clip = (
+            [optax.masked(optax.clip_by_global_norm(clip_norm), trained)] if clip_norm > 0 else []
+        )
         groups = optax.partition(
             {
                 "encoder": optax.scale(-encoder_factor),

@@ -13,7 +13,7 @@ from eln_jax.errors import UserError
 from eln_jax.method import state as method_state
 from eln_jax.method import steps
 from eln_jax.method.views import ViewSettings
-from eln_jax.models.layers import resize_bilinear
+from eln_jax.models.deeplab import UPSAMPLING
 from eln_jax.models.pretrained import load_pretrained
 from eln_jax.models.segmenter import Networks, init_networks
 from eln_jax.training import optim, sharding
@@ -136,7 +136,7 @@ def _state_and_step_arguments(config, networks, class_weights):
 
     args = steps.StepArguments(
         networks=networks,
-        resize=resize_bilinear,
+        resize=UPSAMPLING[model.architecture],
         tx=tx,
         learning_rate=optim.make_schedule(
             name=optim_config.schedule,

@@ -74,9 +74,6 @@ def test_small_case_by_hand():
     assert detection.aupr(histogram) == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
     # 0.1, 0.2 and exactly 0.5 are flagged.
     assert detection.precision_and_recall(histogram, 0.5) == (2 / 3, 2 / 3)
-    coverage, risk = detection.risk_coverage(histogram)
-    np.testing.assert_allclose(coverage, [1 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
-    np.testing.assert_allclose(risk, [0, 1 / 3, 2 / 4, 2 / 5, 3 / 6])
     np.testing.assert_allclose(
         detection.accuracy_at_coverage(histogram, [1 / 6, 2 / 6, 0.5, 1.0]), [1, 3 / 4, 2 / 3, 0.5]
     )
@@ -147,7 +144,6 @@ def test_threshold_one_half_agrees_with_the_gate(dtype):
 def test_no_pixel_gives_nan_without_a_warning():
     for value in detection.error_figures(EMPTY).values():
         assert np.isnan(value)
-    assert detection.risk_coverage(EMPTY)[0].size == 0
     assert np.isnan(detection.accuracy_at_coverage(EMPTY, [0.5, 1.0])).all()
 
 

@@ -73,6 +73,13 @@ def eln(params, mean, image, logits, *, train, groups=None):
     return x @ params["head"], mean
 
 
+def eln_with_a_norm_after_its_weights(params, mean, image, logits, *, train, groups=None):
+    head = params["head"].reshape(1, 1, 1, -1)
+    image, logits = image * head[..., :3], logits * head[..., 3:]
+    ones = {"head": jnp.ones(3 + CLASSES)}
+    return eln(ones, mean, image, logits, train=train, groups=groups)
+
+
 class Recorder:
     """A stand-in behind the call signature of a Linen module; `calls` remembers its inputs."""
 
@@ -640,6 +647,13 @@ def test_every_term_alone_moves_one_network(weight, learner):
     assert moved(case.old, new) == {learner}
 
 
+def test_soft_weights_teach_the_eln_nothing_through_its_statistics_either():
+    case = Case(only="pseudo_label", gate="eln", gate_mode="soft")
+    case.networks.eln.function = eln_with_a_norm_after_its_weights
+    new, _ = case.run(steps.semi_supervised_step)
+    assert moved(case.old, new) == {"student"}
+
+
 def test_the_student_descends_the_gradient_of_its_three_terms():
     case = Case(supervised_weight=0.5, pseudo_label_weight=2.0, contrastive_weight=3.0)
     new, _ = case.run(steps.semi_supervised_step)
@@ -1001,15 +1015,18 @@ def test_loss_is_the_weighted_sum_of_the_logged_parts(step):
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
 
 
-@pytest.mark.parametrize("step", [steps.supervised_step, steps.eln_step])
+@pytest.mark.parametrize("average", [True, False])
+@pytest.mark.parametrize(
+    "step", [steps.supervised_step, steps.eln_step, steps.semi_supervised_step]
+)
 @pytest.mark.parametrize("spoiled", ["student", "eln"])
-def test_a_bad_step_counts_but_changes_nothing(step, spoiled):
-    case = Case()
+def test_a_bad_step_counts_but_changes_nothing(step, spoiled, average):
+    case = Case(average_batch_stats=average, pseudo_label_batch_stats=not average)
     bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), case.old.params[spoiled])
     case.old = case.old.replace(params={**case.old.params, spoiled: bad})
     case.args = dataclasses.replace(case.args, skip_bad_steps=True)
     new, metrics = case.run(step)
-    is_bad = spoiled == "student" or step is steps.eln_step
+    is_bad = spoiled == "student" or step is not steps.supervised_step
     assert bool(metrics["bad_step"]) == is_bad
     if is_bad:
         assert_same(new, case.old.replace(step=case.old.step + 1))

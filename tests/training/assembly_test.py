@@ -163,7 +163,7 @@ CHANGED = {
     "ema_decay": 0.9,
     "gate": "entropy",
     "gate_threshold": 0.3,
-    "gate_mode": "quantile",
+    "gate_mode": "class_floor",
     "gate_fraction": 0.4,
     "gate_confidence": 0.7,
     "second_strong_view": True,

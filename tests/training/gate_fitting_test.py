@@ -1,5 +1,6 @@
 """A gate that is fitted while training goes, and the oracle, in whole runs of the tiny kind."""
 
+import contextlib
 import json
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from eln_jax import configuration, evaluate
 from eln_jax.errors import UserError
 from eln_jax.method import calibration
-from eln_jax.training import assembly, gate_fitting, labeled_pixels, loop
+from eln_jax.training import assembly, gate_fitting, labeled_pixels, loop, sharding
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.inputs import make_inputs
 from eln_jax.training.logging import Progress
@@ -53,7 +54,7 @@ def test_the_coefficients_are_those_of_the_teacher_when_last_fitted(fitted):
     batch = next(stream)
     stream.close()
     assert len(parts.data.partition.labeled) == batch_size == len(batch["image"])
-    logits, _ = parts.evaluation.network({"network": state.teacher}, jnp.asarray(batch["image"]))
+    logits = parts.evaluation.logits({"network": state.teacher}, jnp.asarray(batch["image"]))
     side = np.round(np.linspace(0, 31, logits.shape[1])).astype(int)[::2]
     label = batch["label"][:, side][:, :, side]
     planes = jnp.moveaxis(logits, -1, 0)
@@ -83,6 +84,14 @@ def test_an_evaluation_judges_the_gate_as_the_training_did(fitted, tmp_path):
         assert found[name] == pytest.approx(last[name], abs=1e-6), name
 
 
+def test_a_model_that_the_gate_was_not_fitted_to_is_judged_without_it(fitted, tmp_path, capsys):
+    flags = [f"--model={fitted}", f"--output={tmp_path}", "--network=student"]
+    assert evaluate.main(flags) == 0
+    assert "What method.gate=class_calibrated keeps is not shown" in capsys.readouterr().out
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert not [name for name in found if name.startswith("pseudo_label/")]
+
+
 @pytest.mark.parametrize("at_step", [8, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_run_that_goes_on_is_bit_identical(fitted, tmp_path, at_step):
     with pytest.raises(CrashError):
@@ -108,6 +117,18 @@ def test_crops_without_a_label_leave_the_gate_as_it_was(fitted, monkeypatch):
     all_crops_void(monkeypatch)
     gate = gate_fitting.fit_gate(parts, state, books["iterators"]["labeled"])
     assert gate is state.gate
+
+
+def test_coefficients_lie_where_the_step_expects_them(monkeypatch):
+    monkeypatch.setattr(sharding, "_SPLIT_FROM", 1)
+    mesh = sharding.make_mesh(jax.devices()[:2])
+    parts = assembly.build(tiny_config(**FITTED, shard_state="true"), mesh)
+    state = parts.programs.initial_state()
+    with contextlib.closing(iter(parts.data.streams["labeled"])) as stream:
+        gate = gate_fitting.fit_gate(parts, state, stream.get_state())
+    placed = gate["coefficients"].sharding
+    assert placed == state.gate["coefficients"].sharding
+    assert not placed.is_fully_replicated
 
 
 def test_other_gates_have_nothing_to_fit():

@@ -50,7 +50,7 @@ def test_the_comparison_is_fitted_to_the_teacher_and_the_opinion_on_labelled_cro
     stream.set_state(books["iterators"]["labeled"])
     batch = next(stream)
     stream.close()
-    logits, _ = parts.evaluation.network({"network": state.teacher}, jnp.asarray(batch["image"]))
+    logits = parts.evaluation.logits({"network": state.teacher}, jnp.asarray(batch["image"]))
     image = views.to_unit(jnp.asarray(batch["image"]))
     eln = {"params": state.params["eln"], "batch_stats": state.batch_stats["eln"]}
     _, opinion = make_networks(config).eln.apply(

@@ -80,6 +80,14 @@ def test_clipping_bounds_the_gradient_norm():
     np.testing.assert_allclose(optax.tree.norm(update), 1.0, rtol=1e-5)
 
 
+@pytest.mark.parametrize("frozen", [{"train_norm": False}, {"frozen_eln_encoder": True}])
+def test_what_is_frozen_has_no_part_in_the_norm_that_is_clipped(frozen):
+    network = "student" if "train_norm" in frozen else "eln"
+    changes = frozen | {"clip_norm": 1.0, "encoder_factor": 1.0, "gradient": 100.0}
+    update = first_update(network, name="sgd", **changes)
+    np.testing.assert_allclose(optax.tree.norm(update), 1.0, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "halfway"), [("constant", 1.0), ("poly", 0.5**0.9), ("cosine", 0.5)]
 )

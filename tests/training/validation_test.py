@@ -108,7 +108,7 @@ def validated(workdir, phase, *, source=None, state=None, logger=None, display=N
         config=tiny_config(data__num_classes="2", **changes),
         data=data,
         programs=SimpleNamespace(mesh=sharding.make_mesh()),
-        evaluation=EvaluationNetworks(network, network_with_eln, network, (0, 0, 0)),
+        evaluation=EvaluationNetworks(network, network, network_with_eln, network, (0, 0, 0)),
     )
     with StopRequest() as stop:
         return validation.validate(
@@ -159,7 +159,7 @@ def test_the_third_phase_scores_both_and_judges_the_teacher(tmp_path):
 
 @pytest.mark.parametrize(
     ("gate", "threshold", "kept", "right"),
-    [("none", "0.5", 31, 23), ("confidence", "0.9", 21, 15), ("eln", "0.99", 0, 0)],
+    [("none", "0", 31, 23), ("confidence", "0.9", 21, 15), ("eln", "0.99", 0, 0)],
 )
 def test_the_configured_gate_decides_what_is_kept(tmp_path, gate, threshold, kept, right):
     # sigmoid(3) = 0.953 where the network is sure, else sigmoid(1) = 0.731; the ELN: sigmoid(4).
