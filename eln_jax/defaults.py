@@ -131,8 +131,8 @@ def _data() -> Any:
     data.geometry = "scale_crop"
     data.scale_range = (0.5, 2.0)  # of "scale_crop"
     data.flip = 0.5  # probability of a horizontal flip (paper: 0.5)
-    # Training images or masks that each process may find damaged: others take their place, and the
-    # screen says so; one more stops the run.
+    # Training images or masks, labelled and unlabelled ones apart, that each process may find
+    # damaged: others take their place, and the screen says so; one more stops the run.
     data.max_unreadable = 10
     data.workers = 0  # processes that read and augment; 0: threads of this process alone
     data.threads = 4  # threads that read and augment, in each process

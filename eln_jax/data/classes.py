@@ -3,11 +3,21 @@
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from eln_jax.data.decoding import decode_mask
-from eln_jax.data.labels import Color, color_keys, color_text, key_color, parse_color
+from eln_jax.data.labels import (
+    Color,
+    color_keys,
+    color_text,
+    key_color,
+    parse_color,
+    used_colors,
+    used_ids,
+)
+from eln_jax.data.threads import thread_pool
 from eln_jax.errors import UserError
 
 CLASSES_FILE = "classes.txt"
@@ -39,7 +49,7 @@ def read_classes(path: Path) -> ClassList:
     """Reads a file of a line a class: the id in the masks, the name, and if it has one its colour.
 
     For example "2 traffic light #faaa1e". What is named "void" counts for nothing. Blank lines and
-    lines that start with "# " are passed over. The labels follow the order of the lines.
+    lines that start with "#" are passed over. The labels follow the order of the lines.
 
     Raises:
       UserError: The file cannot be read, or a line is written otherwise.
@@ -51,9 +61,12 @@ def read_classes(path: Path) -> ClassList:
     names, ids, colors, void_ids, void_colors = [], [], [], [], []
     for number, line in enumerate(lines, 1):
         words = line.split()
-        if not words or words[0] == "#":
+        if not words or words[0].startswith("#"):
             continue
-        color = parse_color(words.pop()) if words[-1].startswith("#") else None
+        try:
+            color = parse_color(words.pop()) if words[-1].startswith("#") else None
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
         if len(words) < 2 or not words[0].isdecimal() or int(words[0]) > 255:
             raise UserError(
                 f"{path}, line {number}: {line.strip()!r} must be an id from 0 to 255, a name, and "
@@ -61,10 +74,16 @@ def read_classes(path: Path) -> ClassList:
             )
         stored, name = int(words[0]), " ".join(words[1:])
         void = name.lower() == "void"
+        if stored in ids or stored in void_ids:
+            raise UserError(f"{path}, line {number}, gives the id {stored} a second time.")
+        if color in colors or (color in void_colors and not void):
+            raise UserError(
+                f"{path}, line {number}, gives the colour {color_text(color)} a second time."
+            )
         (void_ids if void else ids).append(stored)
         if not void:
             names.append(name)
-        if color is not None:
+        if color is not None and color not in void_colors:
             (void_colors if void else colors).append(color)
     if len(names) < 2:
         raise UserError(f"{path} lists {len(names)} class(es); give two or more, a line each.")
@@ -88,24 +107,27 @@ def scan_classes(masks: Iterable[Path], void_ids: tuple[int, ...]) -> ClassList:
       void_ids: Ids that are no class.
 
     Raises:
-      UserError: A mask cannot be read, some hold ids and some colours, there are too many colours,
-        or fewer than two classes.
+      UserError: A mask cannot be read, some hold ids and some colours, palettes give an id two
+        colours, there are too many colours, or fewer than two classes.
     """
+    masks = list(masks)
     ids: set[int] = set()
     colors: set[int] = set()
     some_mask: dict[str, Path] = {}
-    for path in masks:
-        kind, found = stored_values(path)
-        some_mask[kind] = path
-        if kind == "ids":
-            ids |= found
-            continue
-        colors |= found
-        if len(colors) > MOST_COLORS:
-            raise UserError(
-                f"mask {path} brings the colours of the masks to more than {MOST_COLORS}: save "
-                f"masks without smoothing, or list the classes in {CLASSES_FILE}."
-            )
+    drawn: dict[int, tuple[Color, Path]] = {}
+    with thread_pool() as pool:
+        for path, found in zip(masks, pool.map(stored_values, masks), strict=True):
+            some_mask[found.kind] = path
+            if found.kind == "ids":
+                ids |= found.values
+                _refuse_other_colors(path, found.palette, drawn)
+                continue
+            colors |= found.values
+            if len(colors) > MOST_COLORS:
+                raise UserError(
+                    f"mask {path} brings the colours of the masks to more than {MOST_COLORS}: save "
+                    f"masks without smoothing, or list the classes in {CLASSES_FILE}."
+                )
     if len(some_mask) > 1:
         raise UserError(
             f"mask {some_mask['ids']} holds ids and {some_mask['colours']} colours: list the "
@@ -121,19 +143,45 @@ def scan_classes(masks: Iterable[Path], void_ids: tuple[int, ...]) -> ClassList:
     return _at_least_two(ClassList(names, tuple(range(count))), some_mask)
 
 
-def stored_values(mask: Path) -> tuple[str, set[int]]:
-    """Looks which values a mask holds.
+def _refuse_other_colors(
+    path: Path, palette: dict[int, Color], drawn: dict[int, tuple[Color, Path]]
+) -> None:
+    """Programs that save colours with a palette number them anew in each file: no ids at all."""
+    for value, color in palette.items():
+        before, where = drawn.setdefault(value, (color, path))
+        if before != color:
+            raise UserError(
+                f"mask {path} has the colour {color_text(color)} for the id {value}, and {where} "
+                f"has {color_text(before)}: save the masks as RGB if their colours are the "
+                f"classes; if the ids are, list them in {CLASSES_FILE}, without colours."
+            )
 
-    Returns:
-      "ids" or "colours", and the ids, or the colours' keys (`labels.color_keys`).
+
+class StoredValues(NamedTuple):
+    """Which values a mask holds.
+
+    Attributes:
+      kind: "ids" or "colours".
+      values: The ids, or the colours' keys (`labels.color_keys`).
+      palette: The colours of the ids where the file gives each its own.
+    """
+
+    kind: str
+    values: set[int]
+    palette: dict[int, Color]
+
+
+def stored_values(mask: Path) -> StoredValues:
+    """Looks which values a mask holds.
 
     Raises:
       UserError: The mask cannot be read.
     """
-    stored, _ = decode_mask(mask)
-    if stored.ndim == 2:
-        return "ids", set(np.flatnonzero(np.bincount(stored.ravel(), minlength=256)).tolist())
-    return "colours", set(np.unique(color_keys(stored)).tolist())
+    stored = decode_mask(mask)
+    if stored.pixels.ndim == 3:
+        return StoredValues("colours", set(np.unique(color_keys(stored.pixels)).tolist()), {})
+    colors = used_colors(stored.pixels, stored.palette)
+    return StoredValues("ids", set(used_ids(stored.pixels)), colors)
 
 
 def _at_least_two(found: ClassList, masks: dict[str, Path]) -> ClassList:

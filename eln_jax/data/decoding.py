@@ -5,7 +5,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -36,6 +36,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Formats whose usual writers change a mask's ids: the first three blur them, GIF numbers them anew.
+UNSAFE_FOR_MASKS = ("JPEG", "MPO", "WEBP", "GIF")
 # Pillow stretches 2- and 4-bit greys to 0-255; the ids are what was there before.
 _GREY_STRETCH = {"L;2": 85, "L;4": 17}
 
@@ -85,14 +87,24 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, of a picture of which only the header has been read.
+
+    A PNG may also have it behind the pixels, where no header tells: there it counts for nothing.
+    """
     # Not getexif() on every file: for a PNG without EXIF it decodes the whole picture to look.
     if image.format == "PNG" and "exif" not in image.info:
         return 1
-    return image.getexif().get(_EXIF_ORIENTATION, 1)
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return orientation if isinstance(orientation, int) and orientation in _UPRIGHT else 1
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _to_turn(image: Image.Image, orientation: int) -> int:
+    """The orientation that is left to undo: Pillow turns TIFFs itself as it loads them."""
+    return 1 if image.format == "TIFF" else orientation
 
 
 def decode_image(file: File, name: str = "") -> np.ndarray:
@@ -112,9 +124,9 @@ def decode_image(file: File, name: str = "") -> np.ndarray:
       UserError: The file is missing, damaged, or of a kind without a defined 8-bit form.
     """
     with _naming(file, name, "image"), Image.open(file) as image:
-        image.load()  # before the orientation is read: Pillow turns TIFFs itself as it loads them
-        upright = _upright(_to_rgb(image, name or str(file)), _orientation(image))
-        return np.asarray(upright)
+        to_turn = _to_turn(image, _orientation(image))
+        image.load()
+        return np.asarray(_upright(_to_rgb(image, name or str(file)), to_turn))
 
 
 def image_geometry(file: File, name: str = "") -> tuple[tuple[int, int], int]:
@@ -122,37 +134,56 @@ def image_geometry(file: File, name: str = "") -> tuple[tuple[int, int], int]:
     with _naming(file, name, "image"), Image.open(file) as image:
         orientation = _orientation(image)
         width, height = image.size
-        # Pillow itself turns TIFFs, and says so in their size before it has read a pixel.
-        swapped = orientation >= 5 and image.format != "TIFF"
+        # Pillow says in a TIFF's size how it will turn it, before it has read a pixel.
+        swapped = _to_turn(image, orientation) >= 5
     return ((width, height) if swapped else (height, width)), orientation
 
 
-def decode_mask(file: File, name: str = "") -> tuple[np.ndarray, bool]:
+class StoredMask(NamedTuple):
+    """A mask as its file has it, upright.
+
+    Attributes:
+      pixels: uint8 ids `[height, width]` or RGB colours `[height, width, 3]`.
+      turned: Whether the mask carried, and was turned by, an EXIF orientation of its own.
+      palette: uint8 `[n, 3]`, the colours of the first n ids where the file has a palette, or None.
+    """
+
+    pixels: np.ndarray
+    turned: bool
+    palette: np.ndarray | None
+
+
+def decode_mask(file: File, name: str = "") -> StoredMask:
     """Reads a mask's pixels exactly as stored: palette indices, greys, or RGB colours.
 
-    A palette's colours play no part. Black-and-white masks give 0 and 1; 2- and 4-bit greys
-    give their stored values; 16-bit greys are read if none exceeds 255.
+    Black-and-white masks give 0 and 1; 2- and 4-bit greys give their stored values; 16-bit greys
+    are read if none exceeds 255.
 
     Args:
       file: A path, or an open binary file.
       name: What to call the file in an error; the path itself if empty.
 
     Returns:
-      uint8 ids `[height, width]` or colours `[height, width, 3]`, and whether the mask carried
-      (and was turned by) an EXIF orientation of its own.
+      The mask.
 
     Raises:
-      UserError: The file is missing or damaged, or its pixels are neither ids up to 255 nor RGB.
+      UserError: The file is missing or damaged, of a format that does not keep ids as they are, or
+        its pixels are neither ids up to 255 nor RGB.
     """
     where = name or str(file)
     with _naming(file, name, "mask"), Image.open(file) as image:
+        if image.format in UNSAFE_FOR_MASKS:
+            raise UserError(
+                f"mask {where} is a {image.format}, whatever its name: writing that changes the "
+                "values of pixels; export it anew as PNG from where it was drawn."
+            )
         # How the file stores a pixel; a tuple's first entry in some formats.
         stored = image.tile[0][3] if image.tile else None
         stretch = _GREY_STRETCH.get(str(stored[0] if isinstance(stored, tuple) else stored), 1)
-        image.load()
         orientation = _orientation(image)
+        image.load()
         solid = _opaque(image)
-        pixels = np.asarray(_upright(solid, orientation))
+        pixels = np.asarray(_upright(solid, _to_turn(image, orientation)))
         small = (
             solid.mode.startswith("I") and pixels.size and 0 <= pixels.min() <= pixels.max() < 256
         )
@@ -161,7 +192,14 @@ def decode_mask(file: File, name: str = "") -> tuple[np.ndarray, bool]:
                 f"mask {where} is stored as {image.mode}, not as one class id up to 255 or one RGB "
                 "colour a pixel: save it as an 8-bit grey, palette or RGB PNG."
             )
-        return pixels.astype(np.uint8, copy=False) // np.uint8(stretch), orientation != 1
+        ids = pixels.astype(np.uint8, copy=False) // np.uint8(stretch)
+        return StoredMask(ids, orientation != 1, _palette(solid))
+
+
+def _palette(image: Image.Image) -> np.ndarray | None:
+    if image.mode != "P":
+        return None
+    return np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -10,9 +10,9 @@ from eln_jax.data.labels import LabelCode
 from eln_jax.data.sources import ExampleFiles, FileSource
 from eln_jax.errors import UserError
 
-# Formats that keep a pixel's value as it is; JPEG does not.
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".webp", ".gif")
-JPEG_SUFFIXES = (".jpg", ".jpeg")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+# Those of `decoding.UNSAFE_FOR_MASKS`.
+UNSAFE_SUFFIXES = (".jpg", ".jpeg", ".webp", ".gif")
 
 
 class FolderFiles(NamedTuple):
@@ -21,12 +21,12 @@ class FolderFiles(NamedTuple):
     Attributes:
       images: Of each id its images; there is an id at least.
       masks: Of each id its masks, whether it has an image or not.
-      jpegs: Of images without a mask the JPEGs that lie where it should be.
+      unsafe: Of images without a mask the files in its place of a format that no mask should have.
     """
 
     images: dict[str, list[Path]]
     masks: dict[str, list[Path]]
-    jpegs: dict[str, list[Path]]
+    unsafe: dict[str, list[Path]]
 
 
 def list_files(
@@ -34,18 +34,21 @@ def list_files(
 ) -> FolderFiles:
     """Lists images below `root/images/[split]` and masks below `root/masks/[split]`; opens none.
 
-    An id is a path below these folders without the suffix. Subfolders are searched, hidden files
-    are passed over.
+    An id is a path below these folders without the suffix. Subfolders are searched; what is hidden
+    is passed over.
 
     Raises:
-      UserError: A folder is missing or has no images, or one is to hold both images and masks.
+      UserError: A folder is missing, cannot be read or has no images, or one of the two lies in the
+        other.
     """
     image_folder = _existing_folder(Path(root), images, split)
     mask_folder = Path(root) / masks / split
-    if mask_folder == image_folder:
+    real = [Path(os.path.realpath(folder)) for folder in (image_folder, mask_folder)]
+    if real[0].is_relative_to(real[1]) or real[1].is_relative_to(real[0]):
         raise UserError(
-            f"images and masks would both be those of {image_folder}: give each a folder, with "
-            "data.images and data.masks."
+            f"the images would be those below {image_folder} and the masks those below "
+            f"{mask_folder}, one within the other: give each a folder of its own, with data.images "
+            "and data.masks."
         )
     image_files = _by_id(image_folder, _walk(image_folder), IMAGE_SUFFIXES)
     if not image_files:
@@ -54,9 +57,9 @@ def list_files(
     found = _walk(mask_folder)
     mask_files = _by_id(mask_folder, found, MASK_SUFFIXES)
     without_mask = image_files.keys() - mask_files.keys()
-    jpegs = _by_id(mask_folder, found, JPEG_SUFFIXES)
-    jpegs = {key: paths for key, paths in jpegs.items() if key in without_mask}
-    return FolderFiles(image_files, mask_files, jpegs)
+    unsafe = _by_id(mask_folder, found, UNSAFE_SUFFIXES)
+    unsafe = {key: paths for key, paths in unsafe.items() if key in without_mask}
+    return FolderFiles(image_files, mask_files, unsafe)
 
 
 def open_folder(
@@ -79,8 +82,8 @@ def open_folder(
       class_names: One a class; "class 0", "class 1", ... if empty.
 
     Raises:
-      UserError: As for `list_files`, and: two files share an id, a mask is a JPEG, or there are
-        more or fewer names than classes.
+      UserError: As for `list_files`, and: two files share an id, a mask is a JPEG, WebP or GIF, or
+        there are more or fewer names than classes.
     """
     files = list_files(root, images, masks, split)
     for kind, by_id in (("images", files.images), ("masks", files.masks)):
@@ -90,9 +93,10 @@ def open_folder(
                     f"two {kind} share the name {key!r}: {paths[0]} and {paths[1]}; rename or "
                     "remove one."
                 )
-    for paths in files.jpegs.values():
+    for paths in files.unsafe.values():
         raise UserError(
-            f"mask {paths[0]} is a JPEG, which changes the values of its pixels: save masks as PNG."
+            f"mask {paths[0]} is of a format whose writing changes the values of pixels: export "
+            "masks anew as PNG from where they were drawn."
         )
     return pair_files(files, code, [images, masks, split], class_names)
 
@@ -103,12 +107,12 @@ def pair_files(
     """Makes a source of listed files, of each id with the first of its images and of its masks.
 
     Args:
-      files: As listed; what JPEGs there are count as masks.
+      files: As listed; the unsafe ones count as masks.
       code: What the masks' pixels mean.
       folders: The names of images, masks and split.
       class_names: One a class, or none.
     """
-    masks = files.jpegs | files.masks
+    masks = files.unsafe | files.masks
     return FileSource(
         (
             ExampleFiles(key, paths[0], masks[key][0] if key in masks else None)
@@ -117,6 +121,9 @@ def pair_files(
         code,
         class_names=class_names,
         description={"kind": "folder", "folders": list(folders)},
+        stray_masks=[
+            path for key, paths in files.masks.items() if key not in files.images for path in paths
+        ],
     )
 
 
@@ -157,15 +164,24 @@ def _by_id(folder: Path, paths: Sequence[Path], suffixes: Sequence[str]) -> dict
 
 
 def _walk(folder: Path) -> list[Path]:
-    """Lists the files below a folder, through links to folders, each real folder once."""
+    """Lists the files below a folder, if there is one, through links, each real folder once."""
     found: list[Path] = []
     seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError) and error.filename == str(folder):
+            return
+        raise UserError(
+            f"the folder {error.filename} cannot be read ({error.strerror}): give the right to "
+            "read it, or take it out."
+        ) from error
+
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         found.extend(Path(parent, name) for name in sorted(names))
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
     return found

@@ -45,25 +45,32 @@ class LabelCode:
         tables = {
             "_labels": labels,
             "_valid": valid,
-            "_keys": np.array([key for key, _ in by_key], np.int64),
+            "_keys": np.array([key for key, _ in by_key], np.int32),
             "_values": np.array([label for _, label in by_key], np.uint8),
         }
         for name, table in tables.items():
             object.__setattr__(self, name, table)  # as a frozen dataclass has it
 
-    def decode(self, stored: np.ndarray, where: str) -> np.ndarray:
+    def decode(
+        self, stored: np.ndarray, where: str, palette: np.ndarray | None = None
+    ) -> np.ndarray:
         """Turns stored pixels into labels.
 
         Args:
           stored: uint8 ids `[height, width]`, or RGB colours `[height, width, 3]`.
           where: What to call the mask in an error.
+          palette: uint8 `[n, 3]`, the colours that the file has for the first n ids, or None.
 
         Returns:
           uint8 `[height, width]`: class ids, or `ignore_label`.
 
         Raises:
-          UserError: A pixel is neither a class nor void.
+          UserError: A pixel is neither a class nor void, or by its id another than by its colour.
         """
+        if contradiction := self.contradiction(stored, palette):
+            raise UserError(
+                f"mask {where} stores {contradiction}: save it as RGB, or with the ids of the list."
+            )
         labels, valid = self.decode_known(stored, where)
         if not valid.all():
             self._refuse(stored, valid, where)
@@ -85,6 +92,32 @@ class LabelCode:
         keys = color_keys(stored)
         place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return self._values.take(place), self._keys.take(place) == keys
+
+    def contradiction(self, stored: np.ndarray, palette: np.ndarray | None) -> str:
+        """Says where ids mean other classes than the colours they have, "" if nowhere.
+
+        Programs that save a drawing in colours as a palette or in greys number the colours anew.
+        Greys are taken for colours only where they are no id of a class.
+
+        Args:
+          stored: As for `decode`.
+          palette: As for `decode`.
+        """
+        if stored.ndim == 3 or not self.colors:
+            return ""
+        if palette is None:
+            colors: dict[int, Color] = {
+                value: (value, value, value)
+                for value in used_ids(stored)
+                if self.ids.get(value, self.ignore_label) == self.ignore_label
+            }
+        else:
+            colors = used_colors(stored, palette)
+        for value, color in colors.items():
+            if color in self.colors and self.colors[color] != self.ids.get(value):
+                text = color_text(color)
+                return f"the id {value} as {text}, the colour of another class in the list"
+        return ""
 
     def _refuse(self, stored: np.ndarray, valid: np.ndarray, where: str) -> None:
         row, column = np.argwhere(~valid)[0]
@@ -186,8 +219,22 @@ def color_text(color: Any) -> str:
 
 def color_keys(colors: np.ndarray) -> Any:
     """Returns one integer for each colour `[..., 3]`: sorting rows takes seconds for a picture."""
-    wide = colors.astype(np.int64)
+    wide = colors.astype(np.int32)
     return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+
+
+def used_ids(stored: np.ndarray) -> list[int]:
+    """Returns the ids that occur in uint8 `[height, width]`, rising."""
+    return np.flatnonzero(np.bincount(stored.ravel(), minlength=256)).tolist()
+
+
+def used_colors(stored: np.ndarray, palette: np.ndarray | None) -> dict[int, Color]:
+    """Returns the colours of the ids that occur; none where the palette has one for several."""
+    if palette is None:
+        return {}
+    ids = [value for value in used_ids(stored) if value < len(palette)]
+    colors: list[Color] = [tuple(palette[value].tolist()) for value in ids]
+    return dict(zip(ids, colors, strict=True)) if len(set(colors)) == len(ids) else {}
 
 
 def key_color(key: int) -> Color:

@@ -12,6 +12,7 @@ import numpy as np
 from eln_jax.data.decoding import IMAGE_SUFFIXES
 from eln_jax.data.protocols import fetch_protocol, is_protocol
 from eln_jax.data.sources import Source
+from eln_jax.data.threads import thread_pool
 from eln_jax.errors import UserError, did_you_mean
 
 _log = logging.getLogger(__name__)
@@ -100,9 +101,10 @@ def shared_images(train: Source, val: Source, partition: Partition) -> list[int]
     """Lists the training images that a validation split of its own holds, and scores, as well."""
     if val is train:
         return []  # make_partition has seen to it
-    scored = {val.location(index) for index in partition.val}
+    # Folders of links are a usual way to make splits.
+    scored = {os.path.realpath(val.location(index)) for index in partition.val}
     used = sorted((*partition.labeled, *partition.unlabeled))
-    return [index for index in used if train.location(index) in scored]
+    return [index for index in used if os.path.realpath(train.location(index)) in scored]
 
 
 def draw_partition(
@@ -154,19 +156,22 @@ def draw_partition(
             "a mask: ask for at least one and at most all of them."
         )
     if balanced:
-        rest = _balanced_order(source, rest)
+        rest = _balanced_order(source, rest, wanted)
     return make_partition(source, rest[:wanted], val=val, train=pool)
 
 
-def _balanced_order(source: Source, order: list[int]) -> list[int]:
-    """Sorts images so that each next one holds the class that the ones before hold least often."""
-    holds = np.zeros((len(order), source.num_classes), bool)
-    for place, index in enumerate(order):
-        labels = np.unique(source.read_label(index))
-        holds[place, labels[labels < source.num_classes]] = True
+def _balanced_order(source: Source, order: list[int], count: int) -> list[int]:
+    """Picks images so that each next one holds the class that the ones before hold least often."""
+
+    def classes(index: int) -> np.ndarray:
+        pixels = np.bincount(source.read_label(index).ravel(), minlength=256)
+        return pixels[: source.num_classes] > 0
+
+    with thread_pool() as pool:
+        holds = np.array(list(pool.map(classes, order)))
     left, chosen = np.ones(len(order), bool), []
     times = np.zeros(source.num_classes, int)
-    while left.any():
+    while len(chosen) < count:
         remaining = holds[left].any(0)
         # The first in the random order that holds the class seen least; any, if all hold nothing.
         rarest = np.where(remaining, times, len(order) + 1).argmin()
@@ -192,7 +197,7 @@ def partition_files(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     Raises:
       UserError: There is no such list.
     """
-    if is_protocol(str(path)) and not Path(f"{path}.txt").is_file():
+    if is_protocol(str(path)) and not any(Path(f"{path}{s}").is_file() for s in ("", ".txt")):
         return fetch_protocol(str(path))
     path = Path(path)
     if path.suffix == ".txt":

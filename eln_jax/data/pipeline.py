@@ -92,7 +92,9 @@ def train_stream(
     if shard_count > 1:
         records = HostRecords(records, batch_size, shard_index, shard_count)
     batches = records.batch(batch_size // shard_count, drop_remainder=True)
-    return Stream(batches, num_workers, num_threads, Unreadable(load.read, max_unreadable))
+    return Stream(
+        batches, num_workers, num_threads, Unreadable(load.read, load.where, max_unreadable)
+    )
 
 
 def fingerprint(
@@ -141,7 +143,7 @@ def describe_images(source: Source, indices: Sequence[int]) -> dict[str, Any]:
     return {
         "source": source.describe(),
         "images": len(indices),
-        "ids_sha256": hashlib.sha256(names.encode()).hexdigest(),
+        "ids_sha256": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
     }
 
 
@@ -185,6 +187,10 @@ class _LoadView:
         """Reads an image and, if the stream has labels, its label."""
         label = self.source.read_label(index) if self.with_labels else None
         return self.source.read_image(index), label
+
+    def where(self, index: int) -> str:
+        """Says where an image lies."""
+        return self.source.location(index)
 
     def _donor(
         self, index: int, rng: np.random.Generator, stride: int

@@ -173,8 +173,8 @@ class RecordSource:
         return self._has_label[index]
 
     def location(self, index: int) -> str:
-        """Returns the data set's folder, the split and the image's id."""
-        return f"{self._directory}/{self._split}/{self.ids[index]}"
+        """Returns the data set's folder and the image's id, which is one over all splits."""
+        return f"{self._directory}/{self.ids[index]}"
 
     def describe(self) -> dict[str, Any]:
         """Returns plain values, without the place: a data set may move."""
@@ -215,8 +215,8 @@ class RecordSource:
                 f"{name} has no label: build the records again with its mask, or leave the image "
                 "out of the labelled and validation images."
             )
-        stored, _ = decode_mask(io.BytesIO(self._read(index)["label"]), name)
-        return self._code.decode(stored, name)
+        stored = decode_mask(io.BytesIO(self._read(index)["label"]), name)
+        return self._code.decode(stored.pixels, name)
 
     def _name(self, index: int) -> str:
         return f"{self.ids[index]!r} of {self._directory} ({self._split})"

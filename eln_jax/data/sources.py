@@ -8,7 +8,7 @@ import numpy as np
 
 from eln_jax.data.decoding import decode_image, decode_mask, image_geometry, match_orientation
 from eln_jax.data.labels import LabelCode
-from eln_jax.errors import UserError, did_you_mean
+from eln_jax.errors import UserError
 
 
 class Source(Protocol):
@@ -65,6 +65,7 @@ class FileSource:
         *,
         class_names: Sequence[str] = (),
         description: Mapping[str, Any],
+        stray_masks: Sequence[Path] = (),
     ):
         """Opens no file.
 
@@ -73,6 +74,7 @@ class FileSource:
           code: What the masks' pixels mean.
           class_names: One a class; "class 0", "class 1", ... if empty.
           description: What beside ids and code decides what is read, as plain values.
+          stray_masks: Masks that no image has; they are not read.
 
         Raises:
           UserError: There is another number of names than of classes.
@@ -82,6 +84,7 @@ class FileSource:
         self.ids: Sequence[str] = [example.id for example in self.examples]
         self.num_classes, self.ignore_label = code.num_classes, code.ignore_label
         self.class_names = check_names(code.num_classes, class_names)
+        self.stray_masks = tuple(stray_masks)
         self._description = dict(description)
 
     def __len__(self) -> int:
@@ -136,10 +139,10 @@ class FileSource:
             an id or a colour that is neither a class nor void.
         """
         path = self.mask_path(index)
-        stored, turned = decode_mask(path)
+        mask = decode_mask(path)
         size, orientation = image_geometry(self.examples[index].image)
-        stored = match_orientation(stored, size, orientation, turned, str(path))
-        return self.code.decode(stored, str(path))
+        stored = match_orientation(mask.pixels, size, orientation, mask.turned, str(path))
+        return self.code.decode(stored, str(path), mask.palette)
 
 
 def check_names(num_classes: int, class_names: Sequence[str]) -> tuple[str, ...]:
@@ -154,24 +157,3 @@ def check_names(num_classes: int, class_names: Sequence[str]) -> tuple[str, ...]
             "class, in the order of the ids, or none."
         )
     return tuple(class_names) or tuple(f"class {index}" for index in range(num_classes))
-
-
-def subset(source: Source, wanted: Sequence[str], origin: str = "the list of ids") -> list[int]:
-    """Looks up the indices of ids in a source, in the order given.
-
-    Args:
-      source: The source that holds them.
-      wanted: Exact ids.
-      origin: Where the ids come from, for the error.
-
-    Raises:
-      UserError: An id is unknown; the error names the nearest one that exists.
-    """
-    index_of = {key: index for index, key in enumerate(source.ids)}
-    for key in wanted:
-        if key not in index_of:
-            raise UserError(
-                f"{origin} names the image {key!r}, which the data set does not have."
-                + did_you_mean(key, source.ids)
-            )
-    return [index_of[key] for key in wanted]

@@ -24,14 +24,16 @@ UNREADABLE = "unreadable"
 class Unreadable:
     """The examples that could not be read so far."""
 
-    def __init__(self, read: Callable[[int], Any], limit: int):
+    def __init__(self, read: Callable[[int], Any], where: Callable[[int], str], limit: int):
         """Starts with none.
 
         Args:
           read: Reads an example by its index, or raises the error that names its file.
+          where: Says where an example lies.
           limit: How many there may be.
         """
         self._read = read
+        self._where = where
         self._limit = limit
         self._errors: dict[int, str] = {}
 
@@ -53,7 +55,10 @@ class Unreadable:
             except UnreadableFileError as error:
                 self._errors[index] = str(error)
             else:
-                self._errors[index] = f"example {index} could not be read for a while."
+                self._errors[index] = (
+                    f"{self._where(index)} could not be read for a while: look after the disk, and "
+                    "start the same command again."
+                )
             if len(self._errors) > self._limit:
                 raise UserError(self._errors[index])
             new.append(self._errors[index])
@@ -185,9 +190,10 @@ def _plain(array: np.ndarray) -> np.ndarray:
 
 
 def _live_with_parent(worker_index: int, worker_count: int) -> None:
-    """Prepares a worker: ends with its parent however that ends, and leaves Ctrl-C to it."""
+    """Prepares a worker: ends with its parent however that ends, and leaves signals to it."""
     del worker_index, worker_count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -51,6 +51,11 @@ def test_vocs_augmented_set_is_all_masks_but_those_of_val_unless_listed(devkit):
     lists = devkit / "ImageSets/Segmentation"
     (lists / "train_aug.txt").write_text("2008_3\n2007_1\n2008_3\n")
     assert voc.open_split(devkit, "trainaug").ids == ["2007_1", "2008_3"]
+    # Others have a column for the masks as well, or a mark of their encoding before all.
+    lists.joinpath("train_aug.txt").write_text(
+        "/JPEGImages/2008_3.jpg /SegmentationClassAug/2008_3.png\n", "utf-8-sig"
+    )
+    assert voc.open_split(devkit, "trainaug").ids == ["2008_3"]
 
 
 def test_vocs_missing_parts_are_named(devkit, tmp_path):

@@ -15,12 +15,13 @@ def test_a_list_of_classes_is_read_in_its_order(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_text(
         "# id name colour\n\n0 ground #000000\n255 traffic light #FAAA1E\n7 Void #e0e0c0\n"
+        "#none of these\n8 void #e0e0c0\n"
     )
     assert read_classes(path) == ClassList(
         names=("ground", "traffic light"),
         ids=(0, 255),
         colors=((0, 0, 0), (250, 170, 30)),
-        void_ids=(7,),
+        void_ids=(7, 8),
         void_colors=((224, 224, 192),),
     )
 
@@ -32,6 +33,9 @@ def test_a_list_of_classes_is_read_in_its_order(tmp_path):
         ("0 a\n256 b\n", "line 2"),
         ("0 a\n1 b #80\n", "rrggbb"),
         ("0 a #000000\n1 b\n", "a colour to 1 of 2"),
+        ("0 a\n1 b #12345g\n", r"classes\.txt, line 2: the colour '#12345g'"),
+        ("0 a\n1 b\n0 c\n", "line 3, gives the id 0 a second time"),
+        ("0 a #000000\n1 b #000000\n", "line 2, gives the colour #000000 a second time"),
         ("0 a\n1 void\n", "1 class"),
         ("", "0 class"),
     ],
@@ -57,6 +61,19 @@ def test_colours_become_classes_in_sorted_order(tmp_path):
     found = scan_classes(masks, (255,))
     assert found.colors == ((0, 0, 0), (0, 0, 200), (128, 0, 0))
     assert found.names == ("#000000", "#0000c8", "#800000")
+
+
+def test_palettes_that_give_an_id_two_colours_are_refused(tmp_path):
+    for name, red in (("a", 9), ("b", 8)):
+        image = Image.fromarray(np.array([[0, 1]], np.uint8))
+        image.putpalette([0, 0, 0, red, 0, 0])
+        image.save(tmp_path / f"{name}.png")
+    masks = [tmp_path / "a.png", tmp_path / "b.png"]
+    with pytest.raises(
+        UserError, match=r"b\.png has the colour #080000 for the id 1, and .*a\.png"
+    ):
+        scan_classes(masks, (255,))
+    assert len(scan_classes(masks[:1], (255,)).names) == 2
 
 
 def test_what_is_no_drawing_of_classes_is_refused(tmp_path):

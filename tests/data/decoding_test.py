@@ -113,6 +113,27 @@ def test_a_turned_tiff_is_turned_once(orientation):
     assert image_geometry(file())[0] == decode_image(file()).shape[:2]
 
 
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_there_is_not_turns_nothing(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    file = stored(Image.fromarray(RGB), "PNG", exif=exif)
+    np.testing.assert_array_equal(decode_image(file), RGB)
+    assert image_geometry(file) == (RGB.shape[:2], 1)
+
+
+def test_an_orientation_behind_the_pixels_turns_nothing():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    data = stored(Image.fromarray(RGB), "PNG", exif=exif).getvalue()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    last = data.index(b"IEND") - 4
+    moved = io.BytesIO(data[:start] + data[end:last] + data[start:end] + data[last:])
+    np.testing.assert_array_equal(decode_image(moved), RGB)
+    assert image_geometry(moved) == (RGB.shape[:2], 1)
+
+
 @pytest.mark.filterwarnings("ignore:.*orrupt EXIF data", "ignore:Truncated File Read")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "BMP"])
 def test_damaged_files_are_named(kind):
@@ -142,7 +163,7 @@ def test_palette_masks_give_indices_not_colours():
     ids = np.array([[0, 1, 20], [255, 3, 3]], np.uint8)
     image = Image.fromarray(ids, "P")
     image.putpalette(list(np.random.default_rng(0).integers(0, 256, 768)))
-    decoded, turned = decode_mask(stored(image, "PNG"))
+    decoded, turned, _ = decode_mask(stored(image, "PNG"))
     np.testing.assert_array_equal(decoded, ids)
     assert decoded.dtype == np.uint8
     assert not turned
@@ -172,14 +193,14 @@ def test_masks_that_store_neither_ids_nor_colours_are_refused(pixels, mode):
 def test_masks_may_store_colours(channels):
     colors = np.arange(2 * 3 * channels, dtype=np.uint8).reshape(2, 3, channels)
     colors[..., 3:] = 255
-    decoded, turned = decode_mask(stored(Image.fromarray(colors), "PNG"))
+    decoded, turned, _ = decode_mask(stored(Image.fromarray(colors), "PNG"))
     np.testing.assert_array_equal(decoded, colors[..., :3])
     assert not turned
 
 
 def test_sixteen_bit_masks_of_small_ids_are_read():
     ids = np.array([[0, 255], [3, 7]], np.uint16)
-    decoded, _ = decode_mask(stored(Image.fromarray(ids), "PNG"))
+    decoded = decode_mask(stored(Image.fromarray(ids), "PNG")).pixels
     np.testing.assert_array_equal(decoded, ids)
     assert decoded.dtype == np.uint8
 
@@ -202,3 +223,10 @@ def test_a_mask_that_fits_either_way_or_neither_is_refused():
     np.testing.assert_array_equal(match_orientation(same, (2, 3), 3, False, "m.png"), same)
     with pytest.raises(UserError, match=r"m\.png has 3x2 pixels .* has 5x4"):
         match_orientation(ids, (4, 5), 6, False, "m.png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF"])
+def test_masks_of_a_format_that_changes_ids_are_refused_whatever_their_name(tmp_path, kind):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "m.png", kind)
+    with pytest.raises(UserError, match=rf"m\.png is a {kind}, whatever its name"):
+        decode_mask(tmp_path / "m.png")

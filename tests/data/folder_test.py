@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import numpy as np
@@ -6,7 +7,6 @@ from PIL import Image
 
 from eln_jax.data.folder import open_folder
 from eln_jax.data.labels import make_code
-from eln_jax.data.sources import subset
 from eln_jax.errors import UserError
 
 SHAPE = (8, 10)
@@ -49,6 +49,7 @@ def test_ids_are_sorted_relative_stems_and_pairs_match(root):
 def test_other_files_and_hidden_files_are_passed_over(root):
     (root / "images/Thumbs.db").write_bytes(b"x")
     (root / "images/._b.png").write_bytes(b"x")
+    write(root / "images/.ipynb_checkpoints/b-checkpoint.png", picture())
     assert len(open_folder(root, make_code(3))) == 3
 
 
@@ -121,8 +122,32 @@ def test_missing_and_empty_folders_say_what_to_do(tmp_path):
 
 def test_one_folder_for_images_and_masks_is_refused(root):
     # Each image would be a mask of its own.
-    with pytest.raises(UserError, match=r"both be those of .*images: give each a folder"):
+    with pytest.raises(UserError, match=r"one within the other: give each a folder"):
         open_folder(root, make_code(3), masks="images")
+
+
+@pytest.mark.parametrize("names", [{"images": "."}, {"masks": "images/town"}])
+def test_masks_among_the_images_would_be_images_themselves(root, names):
+    with pytest.raises(UserError, match="one within the other"):
+        open_folder(root, make_code(3), **names)
+
+
+def test_masks_that_no_image_has_are_told_of(root):
+    write(root / "masks/B.png", mask(1))
+    assert open_folder(root, make_code(3)).stray_masks == (root / "masks/B.png",)
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(root, monkeypatch):
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("town"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"town cannot be read \(Permission denied\)"):
+        open_folder(root, make_code(3))
 
 
 def test_two_images_of_one_name_are_refused(root):
@@ -136,9 +161,10 @@ def test_another_number_of_names_than_of_classes_is_refused(root):
         open_folder(root, make_code(3), class_names=("a", "b"))
 
 
-def test_a_jpeg_mask_is_refused_unless_a_true_one_stands_beside_it(root):
-    write(root / "masks/b.jpg", mask(1))
-    with pytest.raises(UserError, match=r"b\.jpg is a JPEG, which changes"):
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "gif"])
+def test_a_mask_that_is_a_jpeg_or_so_is_refused_unless_a_true_one_stands_beside_it(root, suffix):
+    write(root / f"masks/b.{suffix}", mask(1))
+    with pytest.raises(UserError, match=rf"b\.{suffix} is of a format whose writing changes"):
         open_folder(root, make_code(3))
     write(root / "masks/b.png", mask(1))
     assert open_folder(root, make_code(3)).has_label(1)
@@ -158,13 +184,38 @@ def test_masks_of_colours_are_read_by_a_colour_map(root):
         open_folder(root, make_code(2, colors=[(0, 0, 0), (128, 0, 64)])).read_label(1)
 
 
+CODE = make_code(3, colors=[(0, 0, 0), (128, 0, 0), (0, 128, 0)])
+
+
+def colored(ids):
+    return np.array([color for color, _ in sorted(CODE.colors.items(), key=lambda x: x[1])])[ids]
+
+
+def test_a_palette_that_numbers_the_colours_anew_is_refused(root):
+    ids = np.zeros(SHAPE, np.uint8)
+    ids[2:4] = 2
+    drawn = Image.fromarray(colored(ids).astype(np.uint8))
+    drawn.quantize(2).save(root / "masks/b.png")
+    assert set(np.unique(Image.open(root / "masks/b.png"))) == {0, 1}
+    with pytest.raises(UserError, match=r"b\.png stores the id \d as #\w+, the colour of another"):
+        open_folder(root, CODE).read_label(1)
+    # The palette may have the colours of the list, or others.
+    for palette in (colored([0, 1, 2]), 255 - colored([0, 1, 2])):
+        same = Image.fromarray(ids)
+        same.putpalette(palette.astype(np.uint8).tobytes())
+        same.save(root / "masks/b.png")
+        np.testing.assert_array_equal(open_folder(root, CODE).read_label(1), ids)
+
+
+def test_greys_that_are_colours_of_the_list_and_no_ids_are_refused(root):
+    code = make_code(2, colors=[(0, 0, 0), (255, 255, 255)])
+    write(root / "masks/b.png", np.resize(np.array([0, 255], np.uint8), SHAPE))
+    with pytest.raises(UserError, match="stores the id 255 as #ffffff"):
+        open_folder(root, code).read_label(1)
+    write(root / "masks/b.png", np.resize(np.array([0, 1], np.uint8), SHAPE))
+    assert open_folder(root, code).read_label(1).sum() == 40
+
+
 def test_a_source_survives_the_way_to_a_worker(root):
     source = pickle.loads(pickle.dumps(open_folder(root, make_code(3))))
     np.testing.assert_array_equal(source.read_image(2), picture(2))
-
-
-def test_subset_looks_ids_up_and_names_the_nearest(root):
-    source = open_folder(root, make_code(3))
-    assert subset(source, ["town/a", "a.v2"]) == [2, 0]
-    with pytest.raises(UserError, match=r"names the image 'town/aa'.*Did you mean town/a"):
-        subset(source, ["town/aa"])

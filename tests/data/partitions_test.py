@@ -1,15 +1,20 @@
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from eln_jax.data.folder import open_folder
+from eln_jax.data.labels import make_code
 from eln_jax.data.partitions import (
     draw_partition,
     make_partition,
     partition_files,
     read_list,
+    shared_images,
 )
 from eln_jax.errors import UserError
+from tests.data.layouts import ids, picture, save
 
 
 class Listed:
@@ -174,6 +179,29 @@ def test_a_short_name_stands_for_a_pair_of_lists(tmp_path):
     assert partition_files(tmp_path / "mine") == (tmp_path / "mine.txt", None)
     with pytest.raises(UserError, match=r"8_labeled_9\.txt.*Did you mean 8_labeled_0\.txt"):
         partition_files(tmp_path / "8_labeled_9")
+
+
+def test_a_list_of_ones_own_goes_before_a_published_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path("unimatch/mine.txt")
+    path.parent.mkdir()
+    path.write_text("a\n")
+    assert partition_files("unimatch/mine.txt") == partition_files("unimatch/mine") == (path, None)
+
+
+def test_splits_that_link_to_one_picture_share_it(tmp_path):
+    for name, number in (("a", 0), ("b", 1)):
+        save(tmp_path / f"all/{name}.png", picture(number))
+        for split in ("train", "val"):
+            save(tmp_path / f"masks/{split}/{name}.png", ids(number, [0, 1]))
+    for split, names in (("train", "ab"), ("val", "b")):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for name in names:
+            link = tmp_path / "images" / split / f"{name}.png"
+            link.symlink_to(tmp_path / f"all/{name}.png")
+    train, val = (open_folder(tmp_path, make_code(3), split=split) for split in ("train", "val"))
+    partition = make_partition(train, [0, 1])._replace(val=(0,))
+    assert shared_images(train, val, partition) == [1]
 
 
 def test_a_pair_of_lists_makes_a_partition(tmp_path):

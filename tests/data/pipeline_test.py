@@ -311,7 +311,8 @@ def test_who_cannot_lend_an_object_is_passed_over(folder):
         assert len(iterator.complaints()) == (1 in indices)
         iterator.close()
         for batch in batches:
-            assert (batch["simulated"] != thin_out(batch["label"][0], 4)).any()
+            for spoiled, label in zip(batch["simulated"], batch["label"], strict=True):
+                assert (spoiled != thin_out(label, 4)).any()
 
 
 def test_more_than_so_many_end_the_stream(folder):
@@ -390,22 +391,36 @@ if __name__ == "__main__":
     next(iterator)
     print(multiprocessing.active_children()[0].pid, flush=True)
     input()
+    for _ in range(50):  # more than are made ahead
+        next(iterator)
+    print("went on", flush=True)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for a foreign process by pidfd")
-def test_workers_end_when_their_parent_is_killed(tmp_path):
+def start_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, str(script)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         env=environment,
-    ) as parent:
+    )
+
+
+def test_workers_leave_signals_to_their_parent(tmp_path):
+    with start_parent(tmp_path) as parent:
+        assert parent.stdout is not None
+        os.kill(int(parent.stdout.readline()), signal.SIGTERM)
+        assert parent.communicate("\n", timeout=60)[0] == "went on\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits for a foreign process by pidfd")
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    with start_parent(tmp_path) as parent:
         assert parent.stdout is not None
         worker = os.pidfd_open(int(parent.stdout.readline()))
         try:

@@ -13,6 +13,7 @@ pytest.importorskip("tensorflow_datasets")
 from eln_jax.data.builders import record_builder, shards
 from eln_jax.data.folder import open_folder
 from eln_jax.data.labels import make_code
+from eln_jax.data.partitions import make_partition, shared_images
 from eln_jax.data.pipeline import fingerprint, train_stream
 from eln_jax.data.records import open_records
 from eln_jax.data.transforms import Augmentation
@@ -57,6 +58,12 @@ def built(folder, tmp_path_factory):
         place = record_builder.build("mine", sources, tmp_path_factory.mktemp("data"), "somewhere")
     assert len(list(place.glob("*train.array_record*"))) > 2
     return place
+
+
+def test_splits_that_share_a_picture_say_so(built):
+    train, twin = (open_records(built, split) for split in ("train", "twin"))
+    partition = make_partition(train, [0, 1], unlabeled=[3])._replace(val=(1, 4))
+    assert shared_images(train, twin, partition) == [1]
 
 
 def test_records_give_what_the_files_give(folder, built):

@@ -54,7 +54,7 @@ def open_split(root: str | Path, split: str, ignore_label: int = 255) -> FileSou
             f"{split}annot inside, as data.root."
         )
     examples = []
-    for image in (folder / split).glob("*.png"):
+    for image in (folder / split).glob("[!.]*.png"):  # macOS leaves ._NAME.png beside NAME.png
         mask = folder / f"{split}annot" / image.name
         examples.append(ExampleFiles(image.stem, image, mask if mask.is_file() else None))
     if not examples:

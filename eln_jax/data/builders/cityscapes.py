@@ -58,7 +58,7 @@ def open_split(root: str | Path, split: str, ignore_label: int = 255) -> FileSou
                 "gtFine_trainvaltest.zip) as data.root."
             )
     examples = []
-    for image in images.glob(f"*/*{IMAGE_ENDING}"):
+    for image in images.glob(f"*/[!.]*{IMAGE_ENDING}"):
         key = f"{image.parent.name}/{image.name.removesuffix(IMAGE_ENDING)}"
         mask = masks / f"{key}{MASK_ENDING}"
         examples.append(ExampleFiles(key, image, mask if mask.is_file() else None))

@@ -109,6 +109,12 @@ def find_devkit(root: Path) -> Path:
     )
 
 
+def _read_ids(path: Path) -> list[str]:
+    """Reads an id a line; lists of two columns name the files of image and mask."""
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return sorted({Path(line.split()[0]).stem for line in lines if line.strip()})
+
+
 def split_ids(devkit: Path, split: str) -> list[str]:
     """Reads a list of ImageSets/Segmentation; "trainaug" may also be told by the masks there are.
 
@@ -119,11 +125,11 @@ def split_ids(devkit: Path, split: str) -> list[str]:
     names = ("trainaug", "train_aug") if split == "trainaug" else (split,)
     for name in names:
         if (lists / f"{name}.txt").is_file():
-            return sorted(set((lists / f"{name}.txt").read_text().split()))
+            return _read_ids(lists / f"{name}.txt")
     augmented = devkit / "SegmentationClassAug"
     if split == "trainaug" and augmented.is_dir():
         return sorted(
-            {path.stem for path in augmented.glob("*.png")} - set(split_ids(devkit, "val"))
+            {path.stem for path in augmented.glob("[!.]*.png")} - set(split_ids(devkit, "val"))
         )
     known = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "there are none"
     hint = (

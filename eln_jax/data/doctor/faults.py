@@ -49,9 +49,10 @@ KINDS = {
     "decompression bomb": Kind("error", "scale the picture down or cut it into tiles"),
     "corrupt mask": Kind("error", "replace the mask by an intact copy, or take it out"),
     "unsupported mask": Kind("error", "save it as an 8-bit grey, palette or RGB PNG"),
-    "JPEG mask": Kind(
+    "mask format": Kind(
         "error",
-        "export it anew as PNG from where it was drawn: JPEG has changed the values of its pixels",
+        "export it anew as PNG from where it was drawn: JPEG and WebP change the values of pixels, "
+        "GIF numbers ids anew",
     ),
     # Masks that say nothing sensible about their image.
     "size mismatch": Kind("error", "give image and mask the same size, or the right mask"),

@@ -1,15 +1,14 @@
 """Lists a data set's files without stopping at the first that is wrong: each becomes a fault."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from eln_jax.data.builders import camvid, cityscapes, voc
 from eln_jax.data.classes import MOST_COLORS, ClassList, scan_classes, stored_values
 from eln_jax.data.doctor.faults import Fault, make_fault
-from eln_jax.data.doctor.masks import JPEG_DETAIL
-from eln_jax.data.folder import JPEG_SUFFIXES, list_files, pair_files
+from eln_jax.data.folder import UNSAFE_SUFFIXES, list_files, pair_files
 from eln_jax.data.labels import LabelCode
 from eln_jax.data.partitions import list_entries, nearest_id
 from eln_jax.data.sources import FileSource, Source
@@ -25,10 +24,10 @@ def list_folder(
     split: str,
     class_names: Sequence[str] = (),
 ) -> tuple[FileSource, list[Fault]]:
-    """As `open_folder`, but goes on where two files share a name or a mask is a JPEG.
+    """As `open_folder`, but goes on where two files share a name or a mask has an unsafe format.
 
     Returns:
-      The source, of files that share a name the first, with the JPEGs as masks; and the faults.
+      The source, of files that share a name the first, with unsafe files as masks; and the faults.
 
     Raises:
       UserError: A folder is missing or has no images, or the numbers contradict each other.
@@ -39,8 +38,8 @@ def list_folder(
         for first, *others in by_id.values():
             detail = f"the same name as {first}"
             faults += (make_fault("duplicate name", path, detail) for path in others)
-    for paths in files.jpegs.values():
-        faults += (make_fault("JPEG mask", path, JPEG_DETAIL) for path in paths)
+    for path in itertools.chain(*files.unsafe.values()):
+        faults.append(make_fault("mask format", path, f"stored as {path.suffix[1:].upper()}"))
     return pair_files(files, code, [images, masks, split], class_names), faults
 
 
@@ -62,12 +61,13 @@ def list_voc(root: str | Path, split: str, ignore_label: int) -> tuple[FileSourc
 
 def masks_without_image(source: FileSource) -> Iterator[Fault]:
     """Yields a fault for each mask in the source's layout that no image has; opens none."""
+    for mask in source.stray_masks:
+        yield make_fault("mask without image", mask, "no image has its name")
     known = {example.mask for example in source.examples}
-    description = source.describe()
-    pairs = _PAIRS.get(description.get("kind", ""))
+    pairs = _PAIRS.get(source.describe().get("kind", ""))
     if pairs is None or not source.examples:
         return
-    for mask, image in pairs(source, description):
+    for mask, image in pairs(source):
         if mask not in known and not image.is_file():
             yield make_fault("mask without image", mask, f"no image {image}")
 
@@ -75,23 +75,13 @@ def masks_without_image(source: FileSource) -> Iterator[Fault]:
 Pairs = Iterator[tuple[Path, Path]]  # masks, and the images that would be theirs
 
 
-def _folder_pairs(source: FileSource, description: Mapping[str, Any]) -> Pairs:
-    images, masks, split = description["folders"]
-    first = source.examples[0]
-    root = first.image.parents[len((Path(images) / split / first.id).parts) - 1]
-    ids = set(source.ids)
-    for key, paths in list_files(root, images, masks, split).masks.items():
-        for path in paths if key not in ids else ():
-            yield path, root / images / split / key
-
-
-def _camvid_pairs(source: FileSource, _: Mapping[str, Any]) -> Pairs:
+def _camvid_pairs(source: FileSource) -> Pairs:
     folder = source.examples[0].image.parent
     for mask in folder.with_name(f"{folder.name}annot").glob("*.png"):
         yield mask, folder / mask.name
 
 
-def _cityscapes_pairs(source: FileSource, _: Mapping[str, Any]) -> Pairs:
+def _cityscapes_pairs(source: FileSource) -> Pairs:
     images = source.examples[0].image.parents[1]
     fine = images.parents[1] / "gtFine" / images.name
     for mask in fine.glob(f"*/*{cityscapes.MASK_ENDING}"):
@@ -99,7 +89,7 @@ def _cityscapes_pairs(source: FileSource, _: Mapping[str, Any]) -> Pairs:
         yield mask, images / mask.parent.name / name
 
 
-def _voc_pairs(source: FileSource, _: Mapping[str, Any]) -> Pairs:
+def _voc_pairs(source: FileSource) -> Pairs:
     devkit = source.examples[0].image.parents[1]
     for folder in voc.MASK_FOLDERS:
         for mask in (devkit / folder).glob("*.png"):
@@ -107,11 +97,13 @@ def _voc_pairs(source: FileSource, _: Mapping[str, Any]) -> Pairs:
 
 
 _PAIRS = {
-    "folder": _folder_pairs,
     camvid.NAME: _camvid_pairs,
     cityscapes.NAME: _cityscapes_pairs,
     voc.NAME: _voc_pairs,
 }
+
+
+_MOST_HINTS = 10
 
 
 def read_entries(path: str | Path, source: Source) -> tuple[list[int], list[Fault]]:
@@ -123,7 +115,9 @@ def read_entries(path: str | Path, source: Source) -> tuple[list[int], list[Faul
     indices, faults = [], []
     for number, entry, index in list_entries(path, source):
         if index is None:
-            detail = f"line {number}, {entry!r}.{nearest_id(entry, source)}"
+            # A list of another data set has thousands, and to look for each takes its time.
+            near = nearest_id(entry, source) if len(faults) < _MOST_HINTS else ""
+            detail = f"line {number}, {entry!r}.{near}"
             faults.append(make_fault("unknown id", path, detail))
         else:
             indices.append(index)
@@ -138,13 +132,13 @@ def find_classes_among(masks: Sequence[Path], void_ids: tuple[int, ...]) -> Clas
     Raises:
       UserError: Fewer than two classes are left.
     """
-    masks = [path for path in masks if path.suffix.lower() not in JPEG_SUFFIXES]
+    masks = [path for path in masks if path.suffix.lower() not in UNSAFE_SUFFIXES]
     with contextlib.suppress(UserError):
         return scan_classes(masks, void_ids)
     kinds: dict[str, list[Path]] = {"ids": [], "colours": []}
     for path in masks:
         try:
-            kind, values = stored_values(path)
+            kind, values, _ = stored_values(path)
         except UserError:
             continue
         if kind == "ids" or len(values) <= MOST_COLORS:

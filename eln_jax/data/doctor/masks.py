@@ -7,14 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eln_jax.data.decoding import decode_mask, match_orientation
+from eln_jax.data.decoding import UNSAFE_FOR_MASKS, decode_mask, match_orientation
 from eln_jax.data.doctor.faults import Fault, make_fault
 from eln_jax.data.doctor.images import ImageFacts, Size, read_header, size_text, unreadable
 from eln_jax.data.labels import LabelCode, color_keys, color_text, key_color
 from eln_jax.data.sources import Source
 from eln_jax.errors import UnreadableFileError, UserError
-
-JPEG_DETAIL = "stored as JPEG"
 
 
 class MaskFacts(NamedTuple):
@@ -34,9 +32,10 @@ def inspect_mask(path: Path, code: LabelCode, image: ImageFacts) -> MaskFacts:
     nothing = np.zeros(256, np.int64)
     try:
         data = path.read_bytes()
-        if read_header(data, str(path)).format in ("JPEG", "MPO"):
-            return MaskFacts(nothing, [make_fault("JPEG mask", path, JPEG_DETAIL)])
-        stored, turned = decode_mask(BytesIO(data), str(path))
+        stored_as = read_header(data, str(path)).format
+        if stored_as in UNSAFE_FOR_MASKS:
+            return MaskFacts(nothing, [make_fault("mask format", path, f"stored as {stored_as}")])
+        stored, turned, palette = decode_mask(BytesIO(data), str(path))
     except Exception as error:  # as above
         if isinstance(error, UserError) and not isinstance(error, UnreadableFileError):
             return MaskFacts(nothing, [make_fault("unsupported mask", path, str(error))])
@@ -47,6 +46,8 @@ def inspect_mask(path: Path, code: LabelCode, image: ImageFacts) -> MaskFacts:
     except UserError:
         detail = "an RGB picture, and no colour has a meaning"
         return MaskFacts(nothing, [*faults, make_fault("colours without a map", path, detail)])
+    if contradiction := code.contradiction(stored, palette):
+        faults.append(make_fault("unsupported mask", path, contradiction))
     faults += _unknown_values(path, stored, valid)
     pixels = np.bincount(labels[valid], minlength=256)
     faults += entirely_void(path, pixels, labels.size, code.ignore_label)

@@ -46,7 +46,7 @@ def _read_mask(source: Source, index: int, palette: np.ndarray) -> Image.Image:
     """Colours a mask; one that training would refuse as well, as far as that goes."""
     if isinstance(source, FileSource):
         path = source.mask_path(index)
-        stored, turned = decode_mask(path)
+        stored, turned, _ = decode_mask(path)
         try:
             size, orientation = image_geometry(source.examples[index].image)
             stored = match_orientation(stored, size, orientation, turned, str(path))

@@ -46,6 +46,7 @@ def quick_check(
     work = [task for task in parts_of(train, val, partition) if isinstance(task[1], FileSource)]
     order = np.random.default_rng(0).permutation(len(work))
     faults = list(images_without_mask(train, val, partition))
+    faults += _stray_masks(train, val)
     end = clock() + max_seconds
     with quiet_pillow():
         for done, place in enumerate(order):
@@ -56,6 +57,14 @@ def quick_check(
             part, source, index = work[place]
             faults += _look(part, source, index, crop_size)
     return list(in_order(faults))
+
+
+def _stray_masks(train: Source, val: Source) -> Iterator[Fault]:
+    """Yields masks of no image; they stop no training, though an image may lack them."""
+    for source in (train,) if val is train else (train, val):
+        for mask in source.stray_masks if isinstance(source, FileSource) else ():
+            fault = make_fault("mask without image", mask, "no image has its name")
+            yield dataclasses.replace(fault, severity="warning")
 
 
 def would_stop(faults: Sequence[Fault], val: Source, partition: Partition) -> list[Fault]:

@@ -45,11 +45,11 @@ def test_all_doubled_names_and_all_jpeg_masks_are_told(tmp_path):
     source, faults = list_folder(tmp_path, make_code(3), **FOLDERS)
     images, masks = tmp_path / "images", tmp_path / "masks"
     assert found(faults) == [
-        ("JPEG mask", str(masks / "b.jpg")),
-        ("JPEG mask", str(masks / "c.JPEG")),
         ("duplicate name", str(images / "a.png")),
         ("duplicate name", str(images / "a.tif")),
         ("duplicate name", str(masks / "a.png")),
+        ("mask format", str(masks / "b.jpg")),
+        ("mask format", str(masks / "c.JPEG")),
     ]
     assert [example.mask for example in source.examples] == [
         masks / name for name in ("a.bmp", "b.jpg", "c.JPEG", "d.png")

@@ -216,7 +216,7 @@ def mask_bytes(kind, change):
 
 def hidden_jpeg(world, name):
     Image.fromarray(bands()).save(world.mask[name], "JPEG")
-    world.expect(world.mask[name], "JPEG mask")
+    world.expect(world.mask[name], "mask format")
 
 
 def no_mask(world, name):
@@ -277,7 +277,7 @@ MASK = {
     "range": spoil_mask("label out of range", NINE),
     "colours": spoil_mask("colours without a map", np.dstack([bands()] * 3)),
     "void": spoil_mask("mask entirely void", np.full(SHAPE, 255, np.uint8)),
-    "jpeg": spoil_mask("JPEG mask", bands(), ".jpg"),
+    "jpeg": spoil_mask("mask format", bands(), ".jpg"),
     "transparent": spoil_mask("unsupported mask", HOLE),
     **{f.__name__: f for f in (hidden_jpeg, no_mask, stray_mask)},
     **{f.__name__: f for f in (turned_both_ways, turned_with_its_mask)},
