@@ -65,18 +65,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--phase", choices=PHASES, help="phase whose step is measured (default: all three)"
     )
-    parser.add_argument(
-        "--steps", type=int, default=STEPS, help=f"steps of each phase to time (default {STEPS})"
-    )
+    parser.add_argument("--steps", type=int, help=f"steps of each phase to time (default {STEPS})")
     parser.add_argument(
         "--profile",
         type=Path,
         metavar="FOLDER",
         help="folder for a trace of two more steps of each phase, to be seen in XProf or Perfetto",
     )
-    parser.add_argument(
-        "--seconds", type=float, default=10.0, help="how long each stream is timed (default 10)"
-    )
+    parser.add_argument("--seconds", type=float, help="how long each stream is timed (default 10)")
     parser.add_argument(
         "--train_steps",
         type=int,
@@ -105,8 +101,25 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+_GOES_WITH = {
+    "phase": ("step", "compile"),
+    "steps": ("step",),
+    "profile": ("step",),
+    "seconds": ("data",),
+    "train_steps": ("data",),
+}
+
+
 def _check(flags: argparse.Namespace) -> None:
-    """Refuses what could not be measured or written, before time goes by."""
+    """Refuses what could not be measured or written, before time goes by; fills in defaults."""
+    for name, subjects in _GOES_WITH.items():
+        if getattr(flags, name) is not None and flags.what not in (*subjects, "all"):
+            raise UserError(
+                f"--{name} says nothing with --what={flags.what}; it goes with "
+                f"--what={' or '.join(subjects)}."
+            )
+    flags.steps = STEPS if flags.steps is None else flags.steps
+    flags.seconds = 10.0 if flags.seconds is None else flags.seconds
     if not 0 < flags.seconds <= 3600:
         raise UserError(f"--seconds={flags.seconds} must be more than 0, and 3600 at most.")
     if flags.train_steps is not None and flags.train_steps < 0:

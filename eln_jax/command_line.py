@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eln_jax.errors import UserError
+from eln_jax.errors import StorageError, UserError
 from eln_jax.user_cache import keep_compiled_programs
 
 CONFIG_HELP = """\
@@ -101,7 +101,6 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say how often an image is looked at."""
     parser.add_argument(
         "--scales",
-        default="1",
         metavar="S,S,...",
         help="scales of the image, whose predictions are averaged (default: 1)",
     )
@@ -116,13 +115,25 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_views(flags: argparse.Namespace, crop_size: tuple[int, ...]) -> dict[str, Any]:
+def read_views(
+    flags: argparse.Namespace, crop_size: tuple[int, ...], protocol: str = "original"
+) -> dict[str, Any]:
     """The flags of `add_view_flags` as the fields of `evaluation.maps.Views`.
 
     Raises:
-        UserError: a scale is no number above 0.
+        UserError: a scale is no number above 0, --tta says other ones, or windows would show no
+            less than all.
     """
-    text = "0.75,1,1.25" if flags.tta else flags.scales
+    if flags.sliding and protocol == "warp":
+        raise UserError(
+            "--sliding changes nothing where images are warped to the size of the windows: leave "
+            "it out, or give --config.eval.protocol=original."
+        )
+    if flags.tta and flags.scales is not None:
+        raise UserError(
+            f"--tta sets the scales itself: give --flip with --scales={flags.scales} instead."
+        )
+    text = "0.75,1,1.25" if flags.tta else flags.scales or "1"
     try:
         scales = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -142,15 +153,15 @@ def run(command: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a door and exits.
 
     With what the command returns, 2 after one sentence for a user's mistake or a file that cannot
-    be used, 130 after Ctrl-C. One of several processes that fails leaves at once, with 1 if it is
-    because another has left.
+    be used, 3 if a run's folder cannot be written to for now, 130 after Ctrl-C. One of several
+    processes that fails leaves at once, with 1 if it is because another has left.
     """
     keep_compiled_programs()
     try:
         sys.exit(command(sys.argv[1:]))
     except UserError as error:
         print(f"eln_jax: {error}", file=sys.stderr)
-        code = 2
+        code = 3 if isinstance(error, StorageError) else 2
     except OSError as error:
         print(f"eln_jax: {sentence_of(error)}.", file=sys.stderr)
         code = 2

@@ -50,6 +50,7 @@ CHOICES["model.eln_encoder"] = CHOICES["model.encoder"]
 AT_LEAST_ONE = (
     "batch_size_labeled",
     "batch_size_unlabeled",
+    "accumulation",
     "steps.supervised",
     "model.width",
     "model.low_width",

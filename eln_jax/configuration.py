@@ -4,6 +4,7 @@ No accelerator library is imported here, so a mistyped flag is answered at once.
 """
 
 import ast
+import copy
 import importlib.util
 import json
 import traceback
@@ -13,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from eln_jax.config_checks import TUPLES, check, field_names
+from eln_jax.config_checks import TUPLES, check, field_names, get
 from eln_jax.data.classes import ClassList
 from eln_jax.data.labels import color_text
 from eln_jax.defaults import default_config
@@ -38,6 +39,8 @@ def load(
         UserError: the file, a field's name, its type or its value is wrong.
     """
     config = load_file(path)
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config must return a ConfigDict; it returns {config!r}.")
     for name, text in overrides:
         _override(config, name, text)
     check(config, needs_data=needs_data)
@@ -56,7 +59,8 @@ def read_json(
         needs_data: it must say where the data set lies, which a converted checkpoint does not.
 
     Raises:
-        UserError: it is missing or damaged, or has a field that this version does not know.
+        UserError: it is missing or damaged, has a field that this version does not know, or an
+            override changes what the weights' shapes hang on.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -66,8 +70,15 @@ def read_json(
         raise UserError(f"{path}: damaged ({error}).") from error
     config = default_config()
     _fill(config, values, path)
+    trained = copy.deepcopy(config)
     for name, text in overrides:
         _override(config, name, text)
+        shapes = name == "data.num_classes" or name.startswith("model.")
+        if shapes and get(config, name) != get(trained, name):
+            raise UserError(
+                f"{name}={text} is not what the weights in {path.parent} were trained with "
+                f"({get(trained, name)}): leave it as it is."
+            )
     check(config, needs_data=needs_data)
     config.lock()
     return config
@@ -156,7 +167,7 @@ def _parse(name: str, text: str, old: Any) -> Any:
         raise UserError(f"{name}={text} must be true or false.")
     try:
         value = float(text) if isinstance(old, float) else ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         value = None
         if isinstance(old, tuple) and TUPLES[name][0] is str:
             value = tuple(part.strip() for part in text.split(","))

@@ -64,6 +64,11 @@ def main(argv: Sequence[str]) -> int:
     flags = parser.parse_args(argv)
     if flags.output.is_file() or (flags.output.is_dir() and any(flags.output.iterdir())):
         raise UserError(f"{flags.output}: exists already; name another --output or remove it.")
+    if not flags.input.is_dir() and flags.output.suffix == ".pth":
+        raise UserError(
+            f"{flags.output}: a .pth file becomes a folder; give --output another name, or the "
+            "folder that was converted as --input."
+        )
     if flags.classes and flags.input.is_dir():
         raise UserError("--classes names the classes of a .pth file; --input is a folder.")
     try:
@@ -148,10 +153,13 @@ def _to_torch(source: Path, target: Path) -> None:
     from eln_jax.models.torch_file import write_torch_file
     from eln_jax.models.torchvision import to_torchvision
     from eln_jax.models.variables import load_variables
+    from eln_jax.training.trained_model import CONVERTED_KIND
 
     if target.suffix != ".pth":
         raise UserError(f"{target}: --input is a folder, so --output must be a new .pth file.")
     variables, metadata = load_variables(source)
+    if metadata.get("kind") != CONVERTED_KIND:
+        raise UserError(f"{source}: only what convert has made of a .pth file goes back to one.")
     origin = metadata.get("source", {})
     counts = origin.get("batches_tracked")
     if origin.get("format") == "torchvision":

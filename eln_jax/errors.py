@@ -16,6 +16,10 @@ class DivergedError(UserError):
     """A training's loss or state is no longer finite; another training may do well."""
 
 
+class StorageError(UserError):
+    """A run's folder cannot be written to for now; the commands exit with code 3."""
+
+
 class UnreadableFileError(UserError):
     """A picture is missing, damaged or of a kind that cannot be read; others may be well."""
 

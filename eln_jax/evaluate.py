@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     flags = parser.parse_args(rest)
     path = flags.model / "config.json"
     config: Any = configuration.read_json(path, overrides, needs_data=True)
-    views = command_line.read_views(flags, config.crop_size)
+    views = command_line.read_views(flags, config.crop_size, config.eval.protocol)
 
     # Imports jax: after the flags have been understood.
     from eln_jax.training import processes
@@ -89,6 +89,11 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
 
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
     source, indices = with_masks(config.data, flags.split)
+    if flags.split == "val" and config.eval.max_images:
+        indices = indices[: config.eval.max_images]
+    output = flags.output or flags.model / "evaluation" / flags.split
+    if processes.is_first():
+        output.mkdir(parents=True, exist_ok=True)
     share = processes.share_of(indices)
     predictor = model.predictor(
         config.eval.batch_size,
@@ -125,7 +130,6 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
     print_table(detection_table(assessment))
     if words := advice(assessment.figures, config.method):
         print(words)
-    output = flags.output or flags.model / "evaluation" / flags.split
     head = {"model": str(flags.model)} | findings.header(
         predictor,
         network=model.name,

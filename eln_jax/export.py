@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
     from eln_jax.training.trained_model import open_model
 
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
+    flags.output.mkdir(parents=True, exist_ok=True)
     predictor = model.predictor(1)
     print(f"Exporting the {model.description}.")
     program = export_program(predictor)
@@ -98,14 +98,15 @@ def _export_onnx(folder: Path, model: Any) -> bytes:
 
 def _figures(folder: Path, model: Any) -> dict[str, Any]:
     """What the run's own evaluation said of this network at this step; empty if there was none."""
+    from eln_jax.evaluation.curves import read_metrics
+
     path = folder / "metrics.jsonl"
-    if not path.is_file():
-        return {}
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    for row in rows:
+    for row in read_metrics(path) if path.is_file() else ():
         if row["split"] == "val" and row["step"] == model.step:
-            shared = ("eln/", "max_prob/", f"{model.name}/")
-            return {key: value for key, value in row.items() if key.startswith(shared)}
+            judged = "teacher" if row["phase"] == "semi_supervised" else "student"
+            detectors = ("eln/", "max_prob/") if model.name == judged else ()
+            kinds = (f"{model.name}/", *detectors)
+            return {key: value for key, value in row.items() if key.startswith(kinds)}
     return {}
 
 

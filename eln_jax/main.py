@@ -12,7 +12,8 @@ supervised, with the Error Localization Network, and semi-supervised on its trus
 Started again on the same --workdir it goes on exactly where it stopped.
 """
 EXAMPLES = """\
-exit codes: 0 finished, 2 a mistake told in one sentence, 130 or 143 stopped and saved
+exit codes: 0 finished, 2 a mistake told in one sentence, 3 the run's folder cannot be written to
+(the same command goes on), 130 or 143 stopped and saved; 1 another of several processes has left
 
 examples:
   python -m eln_jax.main --config=configs/quickstart.py --workdir=runs/quickstart

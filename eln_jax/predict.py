@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eln_jax import command_line, configuration
+from eln_jax.errors import UserError
 
 DESCRIPTION = """\
 Segments an image, or every image below a folder, at its original size. Into --output go
@@ -59,6 +60,10 @@ def main(argv: Sequence[str]) -> int:
         help="list the N images that are worst segmented, by what the model says (default: 20)",
     )
     flags = parser.parse_args(argv)
+    if flags.batch_size < 1:
+        raise UserError(f"--batch_size={flags.batch_size} must be 1 or more.")
+    if flags.rank < 0:
+        raise UserError(f"--rank={flags.rank} must not be negative.")
     config: Any = configuration.read_json(flags.model / "config.json")
     views = command_line.read_views(flags, config.crop_size)
 
@@ -70,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     from eln_jax.training.logging import duration
     from eln_jax.training.trained_model import classes_json, open_model
 
-    files = list_images(flags.input)
+    files = list_images(flags.input, flags.output)
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
     predictor = model.predictor(min(flags.batch_size, len(files)), views=Views(**views))
     print(f"Segmenting {len(files)} images with the {model.description}.")
@@ -96,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
     words = f"{len(rows)} images, segmented by the {model.description}."
     title = f"Predictions: {flags.input.absolute().name}"
     html = make_page(rows, summary["classes"], title=title, words=words, by=by)
-    (flags.output / PAGE).write_text(html, encoding="utf-8")
+    (flags.output / PAGE).write_text(html, encoding="utf-8", errors="replace")
     for fault in faults:
         print(f"Left out: {fault}")
     if flags.rank:
@@ -113,7 +118,8 @@ def _print_rank(rows: Sequence[dict[str, Any]], count: int, by: str) -> None:
     worst = sorted(rows, key=lambda row: -row["predicted_wrong"])[:count]
     width = len(str(len(worst)))
     for place, row in enumerate(worst, start=1):
-        print(f"  {place:>{width}}  {100 * row['predicted_wrong']:5.1f}  {row['id']}")
+        name = row["id"].encode(errors="replace").decode()  # names need not be UTF-8
+        print(f"  {place:>{width}}  {100 * row['predicted_wrong']:5.1f}  {name}")
 
 
 if __name__ == "__main__":

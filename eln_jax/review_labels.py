@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--seed={flags.seed} must be 0 or more.")
     path = flags.model / "config.json"
     config: Any = configuration.read_json(path, overrides, needs_data=True)
-    views = command_line.read_views(flags, config.crop_size)
+    views = command_line.read_views(flags, config.crop_size, config.eval.protocol)
 
     # Imports jax: after the flags have been understood.
     from eln_jax.data.progress import Progress
@@ -91,6 +91,7 @@ def main(argv: Sequence[str]) -> int:
 
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
     source, indices = with_masks(config.data, _PARTS[flags.split])
+    flags.output.mkdir(parents=True, exist_ok=True)
     planting = None
     if flags.plant is not None:
         planting = Planting([source.ids[i] for i in indices], flags.plant, flags.seed)

@@ -5,12 +5,23 @@ import os
 import platform
 from pathlib import Path
 
+from eln_jax.errors import UserError
+
 _MOST_BYTES = 4 * 2**30  # of compiled programs; those used longest ago go first
 
 
 def cache_folder(name: str) -> Path:
-    """Returns eln_jax/`name` in the user's cache folder, $XDG_CACHE_HOME or ~/.cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Returns eln_jax/`name` in the user's cache folder, $XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        UserError: there is no home, as in a container that runs as anybody.
+    """
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:
+        raise UserError(
+            "This user has no home folder: say in XDG_CACHE_HOME where files may be kept."
+        ) from error
     return Path(home) / "eln_jax" / name
 
 
@@ -22,10 +33,10 @@ def keep_compiled_programs() -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    folder = cache_folder("programs") / _processor()
     try:
+        folder = cache_folder("programs") / _processor()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, UserError):
         return
     if os.access(folder, os.W_OK):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)

@@ -114,6 +114,8 @@ def test_without_an_accelerator_no_step_is_timed_unless_asked(monkeypatch):
         ([f"--config={QUICKSTART}", "--steps=0"], "1 or more"),
         ([f"--config={QUICKSTART}", "--phase=third"], "'eln'"),
         ([f"--config={QUICKSTART}", "--what=dat"], "'data'"),
+        ([f"--config={QUICKSTART}", "--what=data", "--phase=eln"], "--phase says nothing"),
+        ([f"--config={QUICKSTART}", "--seconds=3"], "it goes with --what=data"),
         ([f"--config={QUICKSTART}", "--what=data", "--seconds=0"], "more than 0"),
         ([f"--config={QUICKSTART}", "--what=data", "--seconds=nan"], "more than 0"),
         ([f"--config={QUICKSTART}", "--what=data", "--train_steps=-1"], "0 or more"),
@@ -195,6 +197,10 @@ def test_the_share_of_a_devices_peak_is_told_where_it_is_known():
     assert figures_module.peak_flops("NVIDIA H100 PCIe", "bfloat16") == 756e12
     assert figures_module.peak_flops("NVIDIA H100 80GB HBM3", "float32") is None
     assert figures_module.peak_flops("cpu", "bfloat16") is None
+    assert figures_module.peak_flops("NVIDIA A100-SXM4-40GB", "bfloat16") == 312e12
+    assert figures_module.peak_flops("NVIDIA L40S", "bfloat16") is None  # no L4
+    assert figures_module.peak_flops("TPU v5 lite", "bfloat16") == 197e12
+    assert figures_module.peak_flops("TPU v5", "bfloat16") == 459e12
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,32 @@ def test_official_changes_only_what_it_names():
     }
 
 
+def test_every_number_has_bounds():
+    elsewhere = {
+        "data.num_classes",
+        "data.ignore_label",
+        "model.output_stride",
+        "views.hue",
+    }
+    checked = elsewhere.union(
+        config_checks.AT_LEAST_ONE,
+        config_checks.NOT_NEGATIVE,
+        config_checks.POSITIVE,
+        config_checks.WITHIN_ZERO_AND_ONE,
+    )
+    config = default_config()
+    for name in config_checks.field_names(config):
+        value = config_checks.get(config, name)
+        assert name in checked or type(value) not in (int, float), name
+
+
+def test_a_config_that_returns_nothing_is_refused_whatever_the_overrides(tmp_path):
+    path = tmp_path / "c.py"
+    path.write_text("def get_config(variant=''):\n    pass\n")
+    with pytest.raises(UserError, match="must return a ConfigDict; it returns None"):
+        configuration.load(str(path), [("seed", "1")])
+
+
 def test_checked_names_exist():
     config = default_config()
     names = set(config_checks.field_names(config))

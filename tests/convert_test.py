@@ -196,6 +196,7 @@ def test_mistakes_are_one_sentence(folder):
     write_torch_file(source, {1: 2})
     assert "not a dict of named weights" in message(source, target)
     assert not target.exists()
+    assert "becomes a folder" in message(source, folder / "y.pth")
     target.mkdir()
     (target / "mine.txt").write_text("keep")
     assert "exists already" in message(source, target)

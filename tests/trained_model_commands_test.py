@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eln_jax import evaluate, export, main, predict, review_labels
+from eln_jax import configuration, evaluate, export, main, predict, review_labels
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.errors import UserError
 from eln_jax.evaluation import label_review
+from eln_jax.training.trained_model import open_model
 from tests.tiny import QUICKSTART, compiling_once, tiny_overrides
 
 FIELDS = tiny_overrides(eval__every="3", checkpoint__every="3", checkpoint__keep="3")
@@ -149,6 +150,38 @@ def test_an_earlier_checkpoint_and_the_student_can_be_evaluated(run, tmp_path):
         evaluate.main([*arguments, "--network=teacher"])
     with pytest.raises(UserError, match="steps 3, 6, 9"):
         evaluate.main([f"--model={run}", "--checkpoint=4"])
+
+
+def test_an_evaluation_of_some_images_takes_the_first_as_the_training_does(run, tmp_path):
+    flags = [f"--model={run}", f"--output={tmp_path}", "--config.eval.max_images=1"]
+    assert evaluate.main(flags) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["images"] == 1
+
+
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_a_model_card_has_figures_of_its_own_network_alone(run, tmp_path, network):
+    # As a run that was killed in the middle of a line.
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "spl')
+    model = open_model(copy, configuration.read_json(copy / "config.json"), network)
+    figures = export._figures(copy, model)
+    assert f"{network}/mean_iou" in figures
+    assert ("eln/auroc" in figures) == (network == "teacher")
+
+
+def test_what_was_predicted_before_is_not_predicted_again(run, scenes, tmp_path):
+    folder = tmp_path / "pictures"
+    shutil.copytree(scenes[0], folder)
+    name = os.fsdecode(b"caf\xe9.png")  # from an archive of older days
+    shutil.copy(folder / f"{next(iter(scenes[1]))}.png", folder / name)
+    for _ in range(2):
+        flags = [f"--model={run}", f"--input={folder}", f"--output={folder}", "--rank"]
+        assert predict.main(flags) == 0
+        found = json.loads((folder / "predictions.json").read_text())["predictions"]
+        assert len(found) == 5
+    assert "caf%E9.png" in (folder / "predictions.html").read_text()
 
 
 def test_predicted_masks_score_as_the_evaluation_says(run, scenes, tmp_path):
@@ -329,6 +362,20 @@ def test_several_views_change_the_prediction_and_one_does_not(run, tmp_path):
         (evaluate, ["--model={run}", "--scales=1,x"], "--scales=1,x"),
         (evaluate, ["--model={run}", "--config.data.sorce=voc"], "Did you mean data.source"),
         (evaluate, ["--model={run}", "--split=test"], "invalid choice"),
+        (evaluate, ["--model={run}", "--tta", "--scales=0.5"], "--tta sets the scales itself"),
+        (
+            evaluate,
+            ["--model={run}", "--sliding", "--config.eval.protocol=warp"],
+            "--sliding changes nothing",
+        ),
+        (evaluate, ["--model={run}", "--config.model.width=32"], "were trained with"),
+        (evaluate, ["--model={run}", "--config.data.num_classes=7"], "were trained with"),
+        (
+            predict,
+            ["--model={run}", "--input=x", "--output=o", "--batch_size=0"],
+            "--batch_size=0",
+        ),
+        (predict, ["--model={run}", "--input=x", "--output=o", "--rank=-1"], "--rank=-1"),
         (predict, ["--model={run}", "--input=nowhere", "--output=o"], "no such file or folder"),
         (predict, ["--model={run}", "--input={run}/checkpoints", "--output=o"], "no image"),
         (predict, ["--model={run}", "--input=x"], "--output"),

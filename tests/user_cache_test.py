@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from eln_jax import user_cache
+from eln_jax.errors import UserError
 
 PROGRAM = """\
 from eln_jax.user_cache import keep_compiled_programs
@@ -49,6 +51,19 @@ def test_the_users_own_folder_comes_first(monkeypatch, tmp_path):
     user_cache.keep_compiled_programs()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "elsewhere"
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.usefixtures("environment")
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    user_cache.keep_compiled_programs()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    with pytest.raises(UserError, match="XDG_CACHE_HOME"):
+        user_cache.cache_folder("weights")
 
 
 @pytest.mark.usefixtures("environment")

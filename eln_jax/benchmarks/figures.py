@@ -1,5 +1,6 @@
 """What the measurements share: spreads, and what a device could do at best."""
 
+import re
 import statistics
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ _PEAK_BFLOAT16 = {
     "TPU v3": 123e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,  # v5p under its other name
     "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
 }
@@ -40,7 +42,7 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
         device_kind: as JAX names it.
         dtype: of the arithmetic; for others than bfloat16 makers' figures cannot be compared.
     """
-    fitting = [name for name in _PEAK_BFLOAT16 if device_kind.startswith(name)]
+    fitting = [name for name in _PEAK_BFLOAT16 if re.match(rf"{name}(?![A-Za-z0-9])", device_kind)]
     if dtype != "bfloat16" or not fitting:
         return None
     return _PEAK_BFLOAT16[max(fitting, key=len)]

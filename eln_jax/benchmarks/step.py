@@ -121,6 +121,9 @@ def random_batch(config: Any) -> dict[str, dict[str, np.ndarray]]:
         "labeled": {"image": images(labeled), "label": label},
         "unlabeled": {"image": images(unlabeled), "inside": np.ones((unlabeled, *size), bool)},
     }
+    if config.method.gate == "oracle":
+        batch["unlabeled"]["label"] = np.zeros((unlabeled, *size), np.uint8)
+        del batch["unlabeled"]["inside"]
     if simulation := make_simulation(config):
         thin = [thin_out(one, simulation.stride) for one in label]
         batch["labeled"]["simulated"] = np.stack(thin)

@@ -36,17 +36,14 @@ class Unreadable:
         self._where = where
         self._limit = limit
         self._errors: dict[int, str] = {}
+        self._untold: list[str] = []
 
-    def note(self, indices: np.ndarray) -> list[str]:
+    def note(self, indices: np.ndarray) -> None:
         """Counts a batch's unreadable examples.
-
-        Returns:
-          What is wrong with those not met before.
 
         Raises:
           UserError: There are more than the limit.
         """
-        new = []
         for index in dict.fromkeys(indices[indices >= 0].tolist()):
             if index in self._errors:
                 continue
@@ -61,8 +58,12 @@ class Unreadable:
                 )
             if len(self._errors) > self._limit:
                 raise UserError(self._errors[index])
-            new.append(self._errors[index])
-        return new
+            self._untold.append(self._errors[index])
+
+    def complaints(self) -> list[str]:
+        """Returns what is wrong with those met since the last call, a sentence an example."""
+        told, self._untold = self._untold, []
+        return told
 
 
 class HostRecords(grain.MapDataset):
@@ -137,7 +138,6 @@ class StreamIterator(grain.DatasetIterator):
         self._stream = stream
         self._next_batch = 0
         self._running: grain.DatasetIterator | None = None
-        self._complaints: list[str] = []
 
     def __next__(self) -> Batch:
         """Returns the next batch, plain arrays by name."""
@@ -145,14 +145,13 @@ class StreamIterator(grain.DatasetIterator):
         self.start_prefetch()
         assert self._running is not None
         batch = {name: _plain(value) for name, value in next(self._running).items()}
-        self._complaints += self._stream.unreadable.note(batch.pop(UNREADABLE))
+        self._stream.unreadable.note(batch.pop(UNREADABLE))
         self._next_batch += 1
         return batch
 
     def complaints(self) -> list[str]:
-        """Returns what could not be read since the last call, a sentence an example."""
-        found, self._complaints = self._complaints, []
-        return found
+        """As `Unreadable.complaints`, also of what other iterators of the stream have met."""
+        return self._stream.unreadable.complaints()
 
     def get_state(self) -> dict[str, int]:
         """Returns the number of batches given, for JSON."""

@@ -1,5 +1,6 @@
 """What a prediction leaves on disk: a mask, an overlay, an error map, and a row of figures."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,11 +25,14 @@ class ImageFile(NamedTuple):
     name: str
 
 
-def list_images(path: Path) -> list[ImageFile]:
+_FOLDERS = ("masks", "overlays", "errors")
+
+
+def list_images(path: Path, output: Path | None = None) -> list[ImageFile]:
     """Lists an image, or all images below a folder in the order of their names.
 
     The name of an image is its path below the folder without the suffix; where two would share one,
-    with it.
+    with it. What an earlier prediction has written below `output` is left out.
 
     Raises:
         UserError: there is no such file or folder, or the folder holds no image.
@@ -39,19 +43,22 @@ def list_images(path: Path) -> list[ImageFile]:
         raise UserError(
             f"{path}: there is no such file or folder; give --input an image or a folder."
         )
+    written = [(output / name).absolute() for name in _FOLDERS] if output else []
     found = sorted(
         below
         for below in path.rglob("*")
         if below.suffix.lower() in IMAGE_SUFFIXES
         and below.is_file()
         and not any(part.startswith(".") for part in below.relative_to(path).parts)
+        and not any(below.absolute().is_relative_to(folder) for folder in written)
     )
     if not found:
         kinds = ", ".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
         raise UserError(f"{path}: there is no image in this folder ({kinds}).")
     stems = [str(below.relative_to(path).with_suffix("")) for below in found]
+    times = Counter(stems)
     return [
-        ImageFile(below, str(below.relative_to(path)) if stems.count(stem) > 1 else stem)
+        ImageFile(below, str(below.relative_to(path)) if times[stem] > 1 else stem)
         for below, stem in zip(found, stems, strict=True)
     ]
 

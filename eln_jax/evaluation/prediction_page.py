@@ -1,5 +1,6 @@
 """Predictions as a page to look through, the probably worst first; it shows the files beside it."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -44,15 +45,19 @@ def make_page(
 def _article(place: int, row: Mapping[str, Any], classes: Mapping[str, Mapping[str, Any]]) -> str:
     largest = sorted(row["classes"].items(), key=lambda item: -item[1])[:_CLASSES_SHOWN]
     shares = ", ".join(f"{_class(classes[id_])} {100 * share:.0f}&nbsp;%" for id_, share in largest)
-    pictures = [figure(quote(row["overlay"]), shares)]
+    pictures = [figure(_link(row["overlay"]), shares)]
     if "error" in row:
-        pictures.append(figure(quote(row["error"]), "bright: probably wrong"))
+        pictures.append(figure(_link(row["error"]), "bright: probably wrong"))
     return (
         f'<article class="note"><h3>{place}. {escape(row["id"])}</h3>'
         f"<p>{100 * row['predicted_wrong']:.1f} % probably wrong, confidence "
-        f'{100 * row["confidence"]:.1f} %; <a href="{quote(row["mask"])}">mask</a></p>'
+        f'{100 * row["confidence"]:.1f} %; <a href="{_link(row["mask"])}">mask</a></p>'
         f'<div class="grid">{"".join(pictures)}</div></article>'
     )
+
+
+def _link(path: str) -> str:
+    return quote(os.fsencode(path))  # names need not be UTF-8
 
 
 def _class(entry: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from eln_jax.errors import UserError
+from eln_jax.errors import StorageError, UserError
 from eln_jax.method.state import TrainState
 from eln_jax.training import damage, manifest
 from eln_jax.training.processes import gather, is_first
@@ -189,14 +189,14 @@ class Checkpoints:
         if is_first() and self._replaced.exists():
             shutil.rmtree(self._replaced, ignore_errors=True)
 
-    def _not_written(self, step: int, error: Exception) -> UserError:
+    def _not_written(self, step: int, error: Exception) -> StorageError:
         reason = reason_of(error)
         what_to_do = (
             "make room and start again"
             if reason == os.strerror(errno.ENOSPC)
             else "once the folder can be written to, the same command goes on"
         )
-        return UserError(
+        return StorageError(
             f"The checkpoint of step {step} cannot be written to {self._directory} ({reason}); "
             f"earlier ones are whole: {what_to_do}."
         )

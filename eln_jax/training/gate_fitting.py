@@ -73,7 +73,9 @@ def gate_settings(method: Any) -> GateSettings:
 
 def gate_calibration(method: Any, gate: Mapping[str, Any]) -> Calibration | None:
     """What evaluation needs to score pixels as a fitted gate does; None if it is not fitted."""
-    return Calibration(**{GATE_SCORES[method.gate]: gate["coefficients"]}) if gate else None
+    if not gate or not GATES[method.gate].fitted:
+        return None
+    return Calibration(**{GATE_SCORES[method.gate]: gate["coefficients"]})
 
 
 def evaluation_gate(method: Any, gate: Mapping[str, Any] | None = None) -> Gate | None:

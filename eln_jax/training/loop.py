@@ -99,9 +99,8 @@ def train_and_evaluate(
         if stop.requested and run.step:
             run.save()
     if stop.requested:
-        display.message(
-            f"Stopped at step {run.step} of {run.total} and saved; the same command goes on."
-        )
+        saved = " and saved; the same command goes on" if run.step else ", before the first step"
+        display.message(f"Stopped at step {run.step} of {run.total}{saved}.")
         return Outcome(None, stop.exit_code)
     return Outcome(summary.write(run.books, parts, workdir) if processes.is_first() else {}, 0)
 

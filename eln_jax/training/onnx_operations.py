@@ -49,6 +49,8 @@ _ONE_TO_ONE = {
     "eq": "Equal",
     "gt": "Greater",
     "lt": "Less",
+    "ge": "GreaterOrEqual",
+    "le": "LessOrEqual",
     "and": "And",
     "reshard": "Identity",
     "stop_gradient": "Identity",

@@ -121,6 +121,8 @@ def open_model(
         UserError: there is no such checkpoint, or it has no such network yet.
     """
     if (folder / METADATA).is_file():
+        if checkpoint != "last":
+            raise UserError(f"{folder}: it holds one model, and no --checkpoint={checkpoint}.")
         return _open_written(folder, config, network)
     weights = read_weights(folder, checkpoint)
     begins = {phase.name: phase.start for phase in phases(config.steps)}

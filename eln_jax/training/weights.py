@@ -8,7 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from eln_jax.errors import UserError
-from eln_jax.training import damage
+from eln_jax.training import damage, processes
 from eln_jax.training.checkpoint import cannot_be_opened, reason_of
 
 
@@ -58,7 +58,7 @@ def read_weights(
     except (ValueError, KeyError) as error:
         raise UserError(cannot_be_opened(directory, error)) from error
     with opened as manager:
-        step = _choose(which, manager, directory)
+        step = processes.gather(_choose(which, manager, directory))[0]  # all take the same
         if fault := damage.find_fault(directory / str(step)):
             if not (directory / str(step)).exists():
                 raise UserError(

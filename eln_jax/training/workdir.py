@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 
 from eln_jax.defaults import default_config
-from eln_jax.errors import UserError
+from eln_jax.errors import StorageError, UserError
 from eln_jax.training import processes
+from eln_jax.training.bookkeeping import phases
 from eln_jax.training.damage import finished_steps
 from eln_jax.training.processes import is_first
 
@@ -71,8 +72,8 @@ def claimed(
         tell: takes lines for the screen: a line a field that differs.
 
     Raises:
-        UserError: it cannot be made or, later, written to, another process trains in it, or it
-            belongs to a run of another config.
+        UserError: it cannot be made, another process trains in it, or it belongs to a run of
+            another config; a StorageError if it cannot be written to later.
     """
     with contextlib.ExitStack() as stack:
         claim = _locked(workdir, config_json, force, tell)
@@ -86,7 +87,7 @@ def claimed(
             inside = path.absolute().is_relative_to(workdir.absolute())
             if isinstance(error, BrokenPipeError) or not inside:  # nobody reads what we print
                 raise
-            raise UserError(
+            raise StorageError(
                 f"{path} cannot be written ({error.strerror or error}); the checkpoints so far are "
                 "whole: make room or bring the folder back, and the same command goes on."
             ) from error
@@ -165,6 +166,24 @@ def _compare_config(
             "another --workdir, the same configuration to go on, or --force_config to go on with "
             "this one."
         )
+    if any(name.startswith("steps.") for name, _, _ in rows):
+        _check_schedule(workdir, json.loads(kept.read_text(encoding="utf-8")), config_json)
+
+
+def _check_schedule(workdir: Path, old: dict[str, Any], config_json: str) -> None:
+    """Refuses other steps under which what is done would be no part of the run."""
+    done = finished_steps(workdir / "checkpoints")[-1]
+    steps = [old["steps"], json.loads(config_json)["steps"]]
+    begun, wanted = (
+        [(phase.name, phase.start) for phase in phases(each) if phase.start < done]
+        for each in steps
+    )
+    if begun != wanted or sum(steps[1].values()) < done:
+        raise UserError(
+            f"The run in {workdir} has done {done} steps, which the new steps.* would count to "
+            "other phases, or which are more than all of them: leave the phases that have begun "
+            "where they are, or give another --workdir."
+        )
 
 
 def is_free(name: str) -> bool:
@@ -179,7 +198,9 @@ def keep_config(workdir: Path, config_json: str) -> None:
     kept, steps = workdir / CONFIG, finished_steps(workdir / "checkpoints")
     goes_on = kept.exists() and steps
     if goes_on and not all(is_free(name) for name, _, _ in changed_since(kept, config_json)):
-        _write(workdir / f"{CONFIG}.before_step_{steps[-1]}", kept.read_text())
+        before = workdir / f"{CONFIG}.before_step_{steps[-1]}"
+        if not before.exists():  # else those steps were trained by the one that is kept
+            _write(before, kept.read_text())
     _write(kept, config_json)
 
 

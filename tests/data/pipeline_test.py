@@ -228,6 +228,10 @@ def test_masks_of_unlabelled_images_are_never_opened(folder):
         take(train_stream(source, range(3), **settings), 1)
 
 
+def take_one_by_one(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_others_take_the_place_of_what_cannot_be_read(folder, num_workers):
     (folder / "images/1.png").write_bytes(b"broken")
@@ -241,6 +245,12 @@ def test_others_take_the_place_of_what_cannot_be_read(folder, num_workers):
     assert "images/1.png cannot be read" in complaint
     assert iterator.complaints() == []
     iterator.close()
+    # What another iterator of the stream has met is told as well: a fit may look first.
+    stream = train_stream(source, range(3), **settings, max_unreadable=1)
+    first, second = iter(stream), iter(stream)
+    assert take_one_by_one(first, 3)
+    assert second.complaints() == [complaint]
+    first.close()
     # The images are flat, of the grey of their index.
     seen = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
     assert set(seen) == {0, 2}

@@ -18,6 +18,10 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("onnx", reason="needs the extra onnx")
 
 
+# Weights of any kind will do for their form.
+FROZEN = {"model__eln_frozen_encoder": "true", "model__eln_pretrained": "a file"}
+
+
 def untrained(has_eln=True, **changes):
     """A predictor with random weights, and statistics that are not those of a fresh network."""
     config = tiny_config(**changes)
@@ -51,8 +55,16 @@ def untrained(has_eln=True, **changes):
         (((1, 45, 70),), {"model__encoder": "efficientnet_lite0", "has_eln": False}),
         (((1, 40, 70),), {"model__architecture": "torchvision"}),
         (((2, 45, 70),), {"model__eln_second_opinion": "true"}),
+        (((1, 45, 70),), FROZEN),
     ],
-    ids=["resnet", "stride-8-sizes-8n+1", "efficientnet-no-eln", "torchvision", "second-opinion"],
+    ids=[
+        "resnet",
+        "stride-8-sizes-8n+1",
+        "efficientnet-no-eln",
+        "torchvision",
+        "second-opinion",
+        "frozen-encoder",
+    ],
 )
 def test_an_onnx_model_gives_what_jax_gives_at_any_size(sizes, changes):
     predictor = untrained(**changes)

@@ -136,6 +136,8 @@ def test_other_gates_have_nothing_to_fit():
     assert gate_fitting.unfitted_gate(config) == {}
     assert not gate_fitting.fit_is_due(config, 0)
     assert gate_fitting.gate_calibration(config.method, {}) is None
+    # A run's own coefficients say nothing where an evaluation asks for another gate.
+    assert gate_fitting.gate_calibration(config.method, {"coefficients": 1}) is None
     assert gate_fitting.evaluation_gate(tiny_config(**FITTED).method) is None
 
 

@@ -85,6 +85,34 @@ def test_a_forced_start_that_fails_leaves_the_configuration(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
 
 
+STEPS = {"supervised": 3, "eln": 3, "semi_supervised": 3}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"supervised": 1, "eln": 1, "semi_supervised": 9},  # step 5 would lie in the third phase
+        {"supervised": 4, "eln": 3, "semi_supervised": 3},
+        {"supervised": 4, "eln": 0, "semi_supervised": 0},
+        {"supervised": 3, "eln": 1, "semi_supervised": 0},  # fewer than were done
+    ],
+)
+def test_a_schedule_in_which_what_is_done_has_no_place_is_refused_even_if_forced(tmp_path, steps):
+    claim(tmp_path, steps=STEPS)
+    finish_a_step(tmp_path)
+    with pytest.raises(UserError, match="has done 5 steps"):
+        claim(tmp_path, force=True, steps=steps)
+    claim(tmp_path, force=True, steps=STEPS | {"eln": 2, "semi_supervised": 7})
+
+
+def test_the_configuration_that_trained_the_steps_so_far_is_kept(tmp_path):
+    claim(tmp_path)
+    finish_a_step(tmp_path)
+    for seed in (1, 2):  # the first forced start saved nothing
+        claim(tmp_path, force=True, seed=seed)
+    assert json.loads((tmp_path / "config.json.before_step_5").read_text())["seed"] == 0
+
+
 def test_a_data_set_may_move(tmp_path):
     claim(tmp_path)
     finish_a_step(tmp_path)
