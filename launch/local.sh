@@ -18,8 +18,8 @@
 # cannot share a GPU.
 #
 # Ctrl-C and SIGTERM reach the training, which saves and stops; the same command goes on from
-# there. Exit code: the training's (0 finished, 2 a mistake, 130 or 143 stopped and saved); with
-# --processes the first that is not 0, in the order of the processes.
+# there. Exit code: the training's (0 finished, 2 a mistake, 3 the folder cannot be written to, 130
+# or 143 stopped and saved); with --processes the first that is not 0, in the order of the processes.
 set -euo pipefail
 
 # glibc's settings for trainings on Linux that use the CPU alone: huge pages, with which a step took

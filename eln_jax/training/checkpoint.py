@@ -217,12 +217,12 @@ class Checkpoints:
         except OSError as error:
             raise self._not_written(step, error) from error
         if not same:
-            raise UserError(
+            raise StorageError(
                 f"{self._directory} now lies on another disk than when the run started: bring back "
                 "what was mounted there, and start again."
             )
         if free < needed:
-            raise UserError(
+            raise StorageError(
                 f"The checkpoint of step {step} needs up to {needed / 1e6:.1f} MB, and there are "
                 f"{free / 1e6:.1f} MB free for {self._directory}; earlier ones are whole: make "
                 "room and start again."
