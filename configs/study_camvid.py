@@ -20,6 +20,9 @@ STEPS = {"supervised": 450, "eln": 300, "semi_supervised": 150}
 MAIN_ALONE = {"model.num_aux_decoders": 0, "method.loss_ceilings": ()}
 OPINION = {"model.eln_second_opinion": True} | MAIN_ALONE
 
+# The same from pretrained features that stay as they are.
+FROZEN_OPINION = OPINION | {"model.eln_frozen_encoder": True}
+
 # The ELN rests where the gate does not ask it: the student is the same, in less time.
 RESTING = {"method.eln_in_semi_supervised": False} | OPINION
 
@@ -53,6 +56,8 @@ GATES = {
     "opinion_each_80": {"method.gate": "eln"} | OF_EACH_CLASS | OPINION,
     "opinion_each_50": {"method.gate": "eln"} | OF_EACH_CLASS | HALF | OPINION,
     "opinion_floor_50": {"method.gate": "eln"} | AT_LEAST_HALF | OPINION,
+    "opinion_frozen_encoder": {"method.gate": "eln"} | FROZEN_OPINION,
+    "opinion_frozen_encoder_floor_50": {"method.gate": "eln"} | AT_LEAST_HALF | FROZEN_OPINION,
     "class_calibrated_floor_50": {"method.gate": "class_calibrated"} | AT_LEAST_HALF | RESTING,
     "opinion_soft": {"method.gate": "eln", "method.gate_mode": "soft"} | OPINION,
     "opinion_and_confidence": {"method.gate": "eln_and_confidence"} | OPINION,
@@ -73,7 +78,7 @@ ELNS = {
     "frozen_encoder_simulated": FROZEN | {"method.simulated_weight": 1.0},
     "main_alone": MAIN_ALONE,
     "opinion": OPINION,
-    "opinion_frozen_encoder": OPINION | {"model.eln_frozen_encoder": True},
+    "opinion_frozen_encoder": FROZEN_OPINION,
 }
 
 OFFICIAL = {

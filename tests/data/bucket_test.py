@@ -96,5 +96,5 @@ def test_records_are_read_from_a_bucket(tmp_path):
         server.shutdown()
         thread.join()
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "gs://bucket/records/camvid/1.0.0/train/0001TP_000000"
+    assert done.stdout.strip() == "gs://bucket/records/camvid/1.0.0/0001TP_000000"
     assert set(handler.seen) == {"records/camvid/1.0.0/camvid-train.array_record-00000-of-00001"}
