@@ -61,8 +61,7 @@ def list_voc(root: str | Path, split: str, ignore_label: int) -> tuple[FileSourc
 
 def masks_without_image(source: FileSource) -> Iterator[Fault]:
     """Yields a fault for each mask in the source's layout that no image has; opens none."""
-    for mask in source.stray_masks:
-        yield make_fault("mask without image", mask, "no image has its name")
+    yield from stray_masks_listed(source)
     known = {example.mask for example in source.examples}
     pairs = _PAIRS.get(source.describe().get("kind", ""))
     if pairs is None or not source.examples:
@@ -70,6 +69,12 @@ def masks_without_image(source: FileSource) -> Iterator[Fault]:
     for mask, image in pairs(source):
         if mask not in known and not image.is_file():
             yield make_fault("mask without image", mask, f"no image {image}")
+
+
+def stray_masks_listed(source: FileSource) -> Iterator[Fault]:
+    """Those of `masks_without_image` that were met when the source was listed."""
+    for mask in source.stray_masks:
+        yield make_fault("mask without image", mask, "no image has its name")
 
 
 Pairs = Iterator[tuple[Path, Path]]  # masks, and the images that would be theirs

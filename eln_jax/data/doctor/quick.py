@@ -10,6 +10,7 @@ from eln_jax.data.decoding import image_geometry
 from eln_jax.data.doctor.checks import images_without_mask, parts_of
 from eln_jax.data.doctor.faults import UNREADABLE_KINDS, Fault, in_order, make_fault
 from eln_jax.data.doctor.images import Size, quiet_pillow, rotated, too_small, unreadable
+from eln_jax.data.doctor.listing import stray_masks_listed
 from eln_jax.data.doctor.masks import both_ways, size_mismatch
 from eln_jax.data.partitions import Partition
 from eln_jax.data.sources import FileSource, Source
@@ -62,8 +63,7 @@ def quick_check(
 def _stray_masks(train: Source, val: Source) -> Iterator[Fault]:
     """Yields masks of no image; they stop no training, though an image may lack them."""
     for source in (train,) if val is train else (train, val):
-        for mask in source.stray_masks if isinstance(source, FileSource) else ():
-            fault = make_fault("mask without image", mask, "no image has its name")
+        for fault in stray_masks_listed(source) if isinstance(source, FileSource) else ():
             yield dataclasses.replace(fault, severity="warning")
 
 
