@@ -27,3 +27,14 @@ def test_damaged_files_stop_a_training_where_nothing_can_take_their_place(tmp_pa
     assert len(faults) == 6
     fatal = {fault.file for fault in would_stop(faults, val, partition)}
     assert fatal == {str(world.image["w"]), str(world.mask["x"]), str(world.mask["d"])}
+
+
+def test_masks_of_no_image_are_told_and_stop_no_training(tmp_path):
+    world = World(tmp_path)
+    stray = world.mask["b"].with_name("nobody.png")
+    stray.write_bytes(b"whose?")
+    train, val, partition, _ = open_all(world.data())
+    faults = quick_check(train, val, partition, CROP)
+    told = [(f.fault, f.file, f.severity) for f in faults]
+    assert told == [("mask without image", str(stray), "warning")]
+    assert not would_stop(faults, val, partition)
