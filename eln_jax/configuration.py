@@ -14,7 +14,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from eln_jax.config_checks import TUPLES, check, field_names, get
+from eln_jax.config_checks import check
+from eln_jax.config_fields import TUPLES, field_names, get
 from eln_jax.data.classes import ClassList
 from eln_jax.data.labels import color_text
 from eln_jax.defaults import default_config

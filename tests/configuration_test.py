@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eln_jax import command_line, config_checks, configuration
+from eln_jax import command_line, config_fields, configuration
 from eln_jax.defaults import apply_official, default_config
 from eln_jax.errors import UserError
 from eln_jax.training.workdir import differences
@@ -72,7 +72,7 @@ def test_a_mistake_in_a_config_file_is_one_sentence(tmp_path, body, words):
 )
 def test_an_override_is_read_as_the_type_of_its_field(name, text, value):
     config = configuration.load(QUICKSTART, [(name, text)])
-    assert config_checks.get(config, name) == value
+    assert config_fields.get(config, name) == value
 
 
 @pytest.mark.parametrize(
@@ -235,14 +235,14 @@ def test_every_number_has_bounds():
         "views.hue",
     }
     checked = elsewhere.union(
-        config_checks.AT_LEAST_ONE,
-        config_checks.NOT_NEGATIVE,
-        config_checks.POSITIVE,
-        config_checks.WITHIN_ZERO_AND_ONE,
+        config_fields.AT_LEAST_ONE,
+        config_fields.NOT_NEGATIVE,
+        config_fields.POSITIVE,
+        config_fields.WITHIN_ZERO_AND_ONE,
     )
     config = default_config()
-    for name in config_checks.field_names(config):
-        value = config_checks.get(config, name)
+    for name in config_fields.field_names(config):
+        value = config_fields.get(config, name)
         assert name in checked or type(value) not in (int, float), name
 
 
@@ -255,13 +255,13 @@ def test_a_config_that_returns_nothing_is_refused_whatever_the_overrides(tmp_pat
 
 def test_checked_names_exist():
     config = default_config()
-    names = set(config_checks.field_names(config))
+    names = set(config_fields.field_names(config))
     for group in (
-        config_checks.CHOICES,
-        config_checks.AT_LEAST_ONE,
-        config_checks.NOT_NEGATIVE,
-        config_checks.POSITIVE,
-        config_checks.WITHIN_ZERO_AND_ONE,
+        config_fields.CHOICES,
+        config_fields.AT_LEAST_ONE,
+        config_fields.NOT_NEGATIVE,
+        config_fields.POSITIVE,
+        config_fields.WITHIN_ZERO_AND_ONE,
     ):
         assert set(group) <= names
 
@@ -269,7 +269,7 @@ def test_checked_names_exist():
 def test_every_encoder_can_be_chosen():
     from eln_jax.models.encoders import ENCODERS
 
-    assert set(config_checks.CHOICES["model.encoder"]) == set(ENCODERS)
+    assert set(config_fields.CHOICES["model.encoder"]) == set(ENCODERS)
 
 
 def test_configuration_needs_no_jax():

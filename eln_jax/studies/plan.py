@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from eln_jax import configuration
-from eln_jax.config_checks import asks_eln, field_names, get
+from eln_jax.config_checks import asks_eln
+from eln_jax.config_fields import field_names, get
 from eln_jax.data.classes import ClassList
 from eln_jax.defaults import default_config
 from eln_jax.errors import UserError, did_you_mean

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eln_jax.config_checks import CHOICES
+from eln_jax.config_fields import CHOICES
 from eln_jax.errors import UserError
 from eln_jax.evaluation import scoring
 from eln_jax.evaluation.calibrated import Calibration
