@@ -203,6 +203,24 @@ def test_two_processes_with_a_split_state_train_as_one(alone, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("gate", ["eln", "class_calibrated"])
+def test_two_processes_fit_a_gate_as_one(gate, tmp_path):
+    """With a second opinion too, whose comparison is fitted at the same steps."""
+    fitted = LONG | {
+        "model__eln_second_opinion": "true",
+        "model__num_aux_decoders": "0",
+        "method__loss_ceilings": "()",
+        "method__gate": gate,
+        "method__gate_mode": "class_floor",
+        "method__gate_fit_every": "3",
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    for count, workdir in ((1, one), (2, two)):
+        train(count, workdir, **fitted)
+    assert_alike(one, two)
+
+
+@pytest.mark.slow
 def test_two_processes_killed_at_random_moments_end_as_if_they_had_not_been(together, tmp_path):
     workdir, draw = tmp_path / "run", random.Random(0)
     for step in sorted(draw.sample(range(1, 20), 5)):
