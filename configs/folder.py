@@ -19,9 +19,10 @@ def get_config(variant: str = ""):
     config.steps.supervised = 400
     config.steps.eln = 200
     config.steps.semi_supervised = 400
-    # In trainings as short as this it finds more wrong labels than the paper's ELN, in less time
-    # (docs/results.md).
+    # In trainings as short as this an ELN that segments by itself, from pretrained features that
+    # stay as they are, finds more wrong labels than the paper's, in less time (docs/results.md).
     config.model.eln_second_opinion = True
+    config.model.eln_frozen_encoder = True
     config.model.num_aux_decoders = 0
     config.method.loss_ceilings = ()
     # A threshold alone keeps nothing of classes that are often wrong.

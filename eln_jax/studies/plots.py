@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,6 +24,8 @@ DETECTOR_NAMES = {
 }
 _COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, "#e69f00", "#5b5f97", "#a31621", INK, FAINT)
 _DASHES = ("-", "--", ":")
+_MARKERS = ("o", "s", "^")
+_LEGEND_COLUMNS = 5  # at most; fewer where names are long
 _ALIKE = 1e-4  # share of pixels; nobody sees curves apart that are closer
 
 
@@ -51,7 +53,7 @@ def draw(found: Mapping[str, Any], output: Path) -> list[Path]:
 def _mean_iou(arms: Mapping[str, Any], reference: str, path: Path) -> Path:
     """Curves from where the arms part, and below what each has gained over the reference."""
     names = arm_labels(arms)
-    looks = {name: _look(i) for i, name in enumerate(arms)}
+    looks = {name: _look(number) for number, name in enumerate(arms)}
     first = _third_phase(arms)
     gained = {name: _gained(arm, arms.get(reference)) for name, arm in arms.items()}
     gained = {name: values for name, values in gained.items() if values and name != reference}
@@ -63,16 +65,16 @@ def _mean_iou(arms: Mapping[str, Any], reference: str, path: Path) -> Path:
         if not steps:
             continue
         values = np.array([[c[c[:, 0] == step, 1][-1] for step in steps] for c in curves])
-        colour, dash = looks[name]
-        mean = 100 * values.mean(0)
-        above.plot(steps, mean, dash, color=colour, marker="o", markersize=3.5, label=names[name])
+        colour, dash, marker = looks[name]
+        mean, label = 100 * values.mean(0), names[name]
+        above.plot(steps, mean, dash, color=colour, marker=marker, markersize=3.5, label=label)
         if len(values) > 1:
             above.plot(steps, 100 * values.T, dash, color=colour, linewidth=0.8, alpha=0.25)
     _style(above, "Mean IoU on val, %; teacher once there is one (thin: each seed)", "step")
     for axes in below:
         for place, (name, values) in enumerate(gained.items()):
-            colour = looks[name][0]
-            axes.plot([place] * len(values), values, "o", color=colour, markersize=5, alpha=0.6)
+            colour, _, marker = looks[name]
+            axes.plot([place] * len(values), values, marker, color=colour, markersize=5, alpha=0.6)
             axes.plot(place, np.mean(values), "_", color=colour, markersize=22, markeredgewidth=2.5)
         axes.axhline(0, color=FAINT, linewidth=0.8)
         title = f"Mean IoU at the end less {reference}, points (dots: each seed; line: mean)"
@@ -116,7 +118,7 @@ def _risk_coverage(detectors: Mapping[str, Any], path: Path) -> Path:
                 label = title if known is risk else f"{title}, {arms[arm]}"
             elif len(detectors) > 1:
                 label = f"{title}, {arms[arm]}"
-            colour, dash = _look(number)
+            colour, dash, _ = _look(number)
             coverage = 100 * np.array(first["coverage"])
             axes.plot(coverage, 100 * risk, dash, color=colour, label=label)
             number += 1
@@ -131,12 +133,12 @@ def _kept(arms: Mapping[str, Any], class_names: Sequence[str], path: Path) -> Pa
     names = arm_labels(arms)
     ends = ("", *(f"/{name}" for name in class_names))
     for axes, (part, title) in zip(both, titles.items(), strict=True):
-        for i, (name, arm) in enumerate(arms.items()):
+        for number, (name, arm) in enumerate(arms.items()):
             spreads = [over_seeds(arm["seeds"], figure(f"pseudo_label/{part}{e}")) for e in ends]
             means = [100 * spread.mean for spread in spreads]
-            shift = 0.6 * (i / max(1, len(arms) - 1) - 0.5)
-            colour = _look(i)[0]
-            axes.plot(places + shift, means, "o", color=colour, markersize=5, label=names[name])
+            shift = 0.6 * (number / max(1, len(arms) - 1) - 0.5)
+            colour, _, marker = _look(number)
+            axes.plot(places + shift, means, marker, color=colour, markersize=5, label=names[name])
         _style(axes, title, "")
         axes.set_xticks(places, ["all", *class_names], rotation=30, ha="right")
     return _save(picture, both[-1], path)
@@ -152,10 +154,16 @@ def arm_labels(arms: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _look(number: int) -> tuple[str, str]:
-    """A colour and a dash; the dash changes when the colours are used up."""
+class _Look(NamedTuple):
+    colour: str
+    dash: str
+    marker: str
+
+
+def _look(number: int) -> _Look:
+    """Dash and marker change when the colours are used up."""
     turns, index = divmod(number, len(_COLOURS))
-    return _COLOURS[index], _DASHES[turns % len(_DASHES)]
+    return _Look(_COLOURS[index], _DASHES[turns % len(_DASHES)], _MARKERS[turns % len(_MARKERS)])
 
 
 def _figure(rows: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
@@ -176,6 +184,14 @@ def _style(axes: Axes, title: str, across: str) -> None:
 
 def _save(picture: Figure, axes: Axes, path: Path) -> Path:
     handles, labels = axes.get_legend_handles_labels()
-    picture.legend(handles, labels, loc="outside lower left", ncols=5, fontsize=8.5, frameon=False)
+    place = "outside lower left"
+    for columns in range(_LEGEND_COLUMNS, 0, -1):
+        legend = picture.legend(
+            handles, labels, loc=place, ncols=columns, fontsize=8.5, frameon=False
+        )
+        picture.draw_without_rendering()
+        if columns == 1 or legend.get_window_extent().x1 <= picture.bbox.x1:
+            break
+        legend.remove()
     picture.savefig(path, format="png")
     return path

@@ -4,6 +4,7 @@ import math
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from eln_jax.studies import plots, tables
@@ -128,6 +129,23 @@ def test_arms_are_drawn_from_where_they_part_and_with_what_they_gain(tmp_path, m
     gains = [a[2] for a, k in drawn if k.get("alpha") == 0.6]
     expected = [[3, 3], [-1], [8, -8]]  # eln, alone, oracle less none
     assert [pytest.approx(values) for values in expected] == gains
+
+
+def test_the_legend_of_many_long_names_is_on_the_picture_and_tells_all_apart(tmp_path, monkeypatch):
+    legends = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda *a, **k: legends.append(a[0]) or save(*a, **k))
+    arms = {f"an_arm_with_a_name_as_long_as_this_{i}": FOUND["arms"]["eln"] for i in range(14)}
+    plots.draw(FOUND | {"arms": arms, "detectors": {}, "reference": next(iter(arms))}, tmp_path)
+    assert len(legends) == 2
+    for picture in legends:
+        (legend,) = picture.legends
+        assert legend.get_window_extent().x1 <= picture.bbox.x1
+        looks = [
+            (line.get_color(), line.get_linestyle(), line.get_marker())
+            for line in legend.get_lines()
+        ]
+        assert len(set(looks)) == len(arms)
 
 
 def test_every_detector_is_drawn_and_those_without_an_eln_once(tmp_path, monkeypatch):
