@@ -4,8 +4,8 @@
         --config.data.root=CAMVID
 
 CAMVID is as configs/camvid.py says, with a folder partitions as docs/results/partitions/camvid.
-Crops and batches are small, so that an arm takes 9 to 22 minutes of one CPU core, and what arms
-share 17 to 44 a seed; --seeds=0 --arms=none,eln takes a part of the study, and the same command
+Crops and batches are small, so that an arm takes 9 to 25 minutes of one CPU core, and what arms
+share 14 to 44 a seed; --seeds=0 --arms=none,eln takes a part of the study, and the same command
 without goes on with the rest.
 
 The variant "eln" compares ways to train the ELN, "official" the authors' choices one by one, each
