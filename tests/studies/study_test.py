@@ -124,20 +124,6 @@ def test_detectors_alone_need_no_arm(studied, tmp_path, capsys):
     assert "risk_coverage.png" in (tmp_path / "out" / "results.md").read_text()
 
 
-def test_a_branch_broken_off_before_its_first_checkpoint_is_made_anew(
-    studied, tmp_path, monkeypatch
-):
-    shutil.copytree(studied / "out", tmp_path / "out")
-    branch = tmp_path / "out" / "seed_0" / "none"
-    shutil.rmtree(branch)
-    (branch / "checkpoints").mkdir(parents=True)
-    (branch / "metrics.jsonl").write_text("")
-    trained = trained_steps(monkeypatch)
-    assert study.main(command(tmp_path)) == 0
-    assert trained == [("none", 6), ("none", 7), ("none", 8)]
-    assert rows(branch) == rows(studied / "out" / "seed_0" / "none")
-
-
 def test_a_stop_is_passed_on_and_shows_what_there_is(studied, tmp_path, monkeypatch, capsys):
     shutil.copytree(studied / "out", tmp_path / "out")
     (tmp_path / "out" / "seed_0" / "none" / "summary.json").unlink()
@@ -236,16 +222,25 @@ def test_seeds_of_an_earlier_command_stay_in_the_results(studied, tmp_path):
     assert found["seeds"] == [0, 3]
 
 
-def test_an_arm_that_diverges_is_left_out_and_the_others_go_on(studied, tmp_path, capsys):
+def test_an_arm_that_diverges_is_left_out_and_the_others_go_on(
+    studied, tmp_path, monkeypatch, capsys
+):
     shutil.copytree(studied / "out", tmp_path / "out")
     wild = ARMS["none"] | {"optim.learning_rate": 1e30}
     arms = {"wild": wild, "from_wild": wild | {"views.cutmix_probability": 0.5}} | ARMS
-    shutil.rmtree(tmp_path / "out" / "seed_0" / "none")
+    # Broken off before its first checkpoint, it is made anew.
+    branch = tmp_path / "out" / "seed_0" / "none"
+    shutil.rmtree(branch)
+    (branch / "checkpoints").mkdir(parents=True)
+    (branch / "metrics.jsonl").write_text("")
+    trained = trained_steps(monkeypatch)
     with pytest.raises(UserError, match=r"The tables lack.*has diverged.*begins from seed_0"):
         study.main(command(tmp_path, arms))
     assert "Left out: seed 0, " in capsys.readouterr().out
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert set(found["arms"]) == set(ARMS)
+    assert trained[-3:] == [("none", 6), ("none", 7), ("none", 8)]
+    assert rows(branch) == rows(studied / "out" / "seed_0" / "none")
 
 
 def test_labelled_images_that_cannot_be_read_are_named_and_left_out(studied, monkeypatch, capsys):

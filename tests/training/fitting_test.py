@@ -1,4 +1,4 @@
-"""A gate that is fitted while training goes, and the oracle, in whole runs of the tiny kind."""
+"""What is fitted while training goes, in whole runs of the tiny kind; and the oracle."""
 
 import contextlib
 import json
@@ -7,18 +7,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from eln_jax import configuration, evaluate
 from eln_jax.errors import UserError
-from eln_jax.method import calibration
-from eln_jax.training import assembly, gate_fitting, labeled_pixels, loop, sharding
+from eln_jax.method import calibration, views
+from eln_jax.training import (
+    assembly,
+    gate_fitting,
+    labeled_pixels,
+    loop,
+    opinion_fitting,
+    sharding,
+)
+from eln_jax.training.bookkeeping import phases
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.inputs import make_inputs
 from eln_jax.training.logging import Progress
+from eln_jax.training.networks import input_statistics, make_networks
 from tests.tiny import compiling_once, tiny_config
 from tests.training.loop_test import CrashError, CrashingDisplay, rows
 
-FITTED = {
+OPINION = {
+    "model__eln_second_opinion": "true",
+    "model__num_aux_decoders": "0",
+    "method__loss_ceilings": "()",
+}
+# One run fits both.
+FITTED = OPINION | {
     "method__gate": "class_calibrated",
     "method__gate_threshold": "0.3",
     "method__gate_fit_every": "2",
@@ -26,10 +42,11 @@ FITTED = {
     "eval__every": "20",
     "checkpoint__every": "2",
 }
+LAST = 11
 
 
-def train(workdir, display=None, **changes):
-    config = tiny_config(**(FITTED | changes))
+def train(workdir, display=None):
+    config = tiny_config(**FITTED)
     with display or Progress() as shown:
         return loop.train_and_evaluate(config, configuration.to_json(config), workdir, shown)
 
@@ -46,8 +63,9 @@ def test_the_coefficients_are_those_of_the_teacher_when_last_fitted(fitted):
     config = tiny_config(**FITTED)
     parts = assembly.build(config)
     state, books = Checkpoints(fitted).restore(parts.programs.abstract_state(), 10)
-    # Steps 6, 8 and 10 fit; 11 is the last. Of the state of step 10 the next fit is made anew.
-    again, _ = Checkpoints(fitted).restore(parts.programs.abstract_state(), 11)
+    # After steps 6, 8 and 10 the gate is fitted; 11 is the last. Of the state of step 10 the next
+    # fit is made anew.
+    again, _ = Checkpoints(fitted).restore(parts.programs.abstract_state(), LAST)
     batch_size, source = config.batch_size_labeled, parts.data.train
     stream = iter(parts.data.streams["labeled"])
     stream.set_state(books["iterators"]["labeled"])
@@ -92,7 +110,9 @@ def test_a_model_that_the_gate_was_not_fitted_to_is_judged_without_it(fitted, tm
     assert not [name for name in found if name.startswith("pseudo_label/")]
 
 
-@pytest.mark.parametrize("at_step", [8, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "at_step", [8, *(pytest.param(step, marks=pytest.mark.slow) for step in (6, 9, 10))]
+)
 def test_a_run_that_goes_on_is_bit_identical(fitted, tmp_path, at_step):
     with pytest.raises(CrashError):
         train(tmp_path, CrashingDisplay(at_step))
@@ -117,6 +137,75 @@ def test_crops_without_a_label_leave_the_gate_as_it_was(fitted, monkeypatch):
     all_crops_void(monkeypatch)
     gate = gate_fitting.fit_gate(parts, state, books["iterators"]["labeled"])
     assert gate is state.gate
+
+
+def test_the_comparison_is_fitted_to_the_teacher_and_the_opinion_on_labelled_crops(fitted):
+    config = tiny_config(**FITTED)
+    parts = assembly.build(config)
+    state, books = Checkpoints(fitted).restore(parts.programs.abstract_state(), LAST)
+    stream = iter(parts.data.streams["labeled"])
+    stream.set_state(books["iterators"]["labeled"])
+    batch = next(stream)
+    stream.close()
+    logits = parts.evaluation.logits({"network": state.teacher}, jnp.asarray(batch["image"]))
+    image = views.to_unit(jnp.asarray(batch["image"]))
+    eln = {"params": state.params["eln"], "batch_stats": state.batch_stats["eln"]}
+    _, opinion = make_networks(config).eln.apply(
+        eln, views.normalize(image, *input_statistics(config)[2:]), logits, method="judge"
+    )
+    predicted = np.asarray(logits).argmax(-1)
+    thin = np.s_[:, ::2, ::2]
+    side = np.round(np.linspace(0, 31, logits.shape[1])).astype(int)[::2]
+    label = batch["label"][:, side][:, :, side]
+    valid = label != config.data.ignore_label
+    right = (predicted[thin] == label)[valid]
+    expected = 0
+    for place, x in enumerate((logits, opinion), start=1):
+        probability = softmax(np.float64(x), -1)
+        chosen = np.take_along_axis(probability, predicted[..., None], -1)[..., 0][thin][valid]
+        features = np.stack([np.ones_like(chosen), np.log(chosen / (1 - chosen))], -1)
+        weights = calibration.fit_by_class(features, predicted[thin][valid], right, 6, 10.0)
+        expected = expected + np.insert(weights, 3 - place, 0, axis=1) / 2
+    # Right and wrong pixels weigh alike.
+    expected[:, 0] -= np.log((right.sum() + 1) / ((~right).sum() + 1))
+    found = state.batch_stats["eln"]["comparison"]["weights"]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-3)
+    assert np.abs(expected[:, 0]).max() > 0.1
+
+
+def test_crops_without_a_label_leave_the_comparison_as_it_was(fitted, monkeypatch):
+    config = tiny_config(**FITTED)
+    parts = assembly.build(config)
+    state, books = Checkpoints(fitted).restore(parts.programs.abstract_state(), LAST)
+    all_crops_void(monkeypatch)
+    position = books["iterators"]["labeled"]
+    again = opinion_fitting.fit_comparison(parts, state, phases(config.steps)[-1], position)
+    assert again is state
+
+
+def test_when_the_comparison_is_fitted():
+    config = tiny_config(**FITTED)
+    first, second, third = phases(config.steps)
+    due = {
+        phase.name: [
+            step
+            for step in range(phase.start + 1, phase.end + 1)
+            if opinion_fitting.fit_is_due(config, phase, step)
+        ]
+        for phase in (first, second, third)
+    }
+    assert due == {"supervised": [], "eln": [5, 6], "semi_supervised": [8, 10, 11]}
+    resting = tiny_config(**FITTED, method__eln_in_semi_supervised="false")
+    assert opinion_fitting.fit_is_due(resting, second, 6)
+    assert not opinion_fitting.fit_is_due(resting, third, 11)
+    assert not opinion_fitting.fit_is_due(tiny_config(), second, 6)
+
+
+def test_the_opinion_learns_and_is_judged_on_val(fitted):
+    train_rows = [row for row in rows(fitted) if row["split"] == "train"]
+    assert [row["step"] for row in train_rows if "opinion_loss" in row] == list(range(4, LAST + 1))
+    last = [row for row in rows(fitted) if row["split"] == "val"][-1]
+    assert {"eln/auroc", "pseudo_label/kept"} <= set(last)
 
 
 def test_coefficients_lie_where_the_step_expects_them(monkeypatch):
@@ -169,9 +258,7 @@ def test_the_oracle_needs_masks(monkeypatch):
         make_inputs(config)
 
 
-def test_one_device_fits_as_four_do():
-    from eln_jax.training import sharding
-
+def test_one_device_fits_the_gate_as_four_do():
     config = tiny_config(**FITTED)
     found = []
     for count in (1, 4):
@@ -179,3 +266,16 @@ def test_one_device_fits_as_four_do():
         state = parts.programs.initial_state()
         found.append(gate_fitting.fit_gate(parts, state, {"next_batch": 0})["coefficients"])
     np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_one_device_fits_the_comparison_as_four_do():
+    config = tiny_config(**FITTED)
+    found = []
+    for count in (1, 4):
+        parts = assembly.build(config, sharding.make_mesh(jax.devices()[:count]))
+        state = parts.programs.initial_state()
+        phase = phases(config.steps)[1]
+        fitted = opinion_fitting.fit_comparison(parts, state, phase, {"next_batch": 0})
+        found.append(fitted.batch_stats["eln"]["comparison"]["weights"])
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3)
