@@ -258,24 +258,23 @@ def test_the_oracle_needs_masks(monkeypatch):
         make_inputs(config)
 
 
-def test_one_device_fits_the_gate_as_four_do():
-    config = tiny_config(**FITTED)
-    found = []
-    for count in (1, 4):
-        parts = assembly.build(config, sharding.make_mesh(jax.devices()[:count]))
-        state = parts.programs.initial_state()
-        found.append(gate_fitting.fit_gate(parts, state, {"next_batch": 0})["coefficients"])
-    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-4)
+def gate_of(parts, state):
+    return gate_fitting.fit_gate(parts, state, {"next_batch": 0})["coefficients"]
 
 
-@pytest.mark.slow
-def test_one_device_fits_the_comparison_as_four_do():
-    config = tiny_config(**FITTED)
+def comparison_of(parts, state):
+    phase = phases(parts.config.steps)[1]
+    fitted = opinion_fitting.fit_comparison(parts, state, phase, {"next_batch": 0})
+    return fitted.batch_stats["eln"]["comparison"]["weights"]
+
+
+@pytest.mark.parametrize(
+    ("fitted_of", "atol"),
+    [(gate_of, 1e-4), pytest.param(comparison_of, 1e-3, marks=pytest.mark.slow)],
+)
+def test_one_device_fits_as_four_do(fitted_of, atol):
     found = []
     for count in (1, 4):
-        parts = assembly.build(config, sharding.make_mesh(jax.devices()[:count]))
-        state = parts.programs.initial_state()
-        phase = phases(config.steps)[1]
-        fitted = opinion_fitting.fit_comparison(parts, state, phase, {"next_batch": 0})
-        found.append(fitted.batch_stats["eln"]["comparison"]["weights"])
-    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3)
+        parts = assembly.build(tiny_config(**FITTED), sharding.make_mesh(jax.devices()[:count]))
+        found.append(fitted_of(parts, parts.programs.initial_state()))
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=atol)
