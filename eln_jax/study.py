@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--plan", action="store_true", help="list the trainings, and do nothing")
     flags = parser.parse_args(rest)
-    arms = flags.arms.split(",") if flags.arms else None
+    arms = None if flags.arms is None else flags.arms.split(",")
 
     from eln_jax.studies import (
         plan,

@@ -24,6 +24,7 @@ import json  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from xdist.scheduler import LoadFileScheduling  # noqa: E402
 
 from eln_jax import configuration  # noqa: E402
 from eln_jax.training import assembly  # noqa: E402
@@ -33,6 +34,28 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Blocks and fields of the configuration that no compiled program depends on.
 NOT_COMPILED = ("checkpoint", "compare_supervised", "eval", "log")
 DATA_COMPILED = ("ignore_label", "num_classes")
+
+# Files whose first training needs the same programs.
+TRAIN_THE_SAME = (
+    "tests/studies/study_test.py",
+    "tests/trained_model_commands_test.py",
+    "tests/training/comparison_test.py",
+    "tests/training/fitting_test.py",
+    "tests/training/loop_test.py",
+)
+
+
+class OneCompiles(LoadFileScheduling):
+    """A file goes to one process; those that compile the same go to the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "trainings" if file in TRAIN_THE_SAME else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return OneCompiles(config, log) if config.option.dist == "loadfile" else None
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-import jax
-from filelock import FileLock
-
 from eln_jax import configuration
 
 QUICKSTART = str(Path(__file__).parent.parent / "configs" / "quickstart.py")
@@ -47,10 +44,3 @@ def tiny_overrides(**changes: str) -> list[tuple[str, str]]:
 def tiny_config(**changes: str):
     """The configuration itself."""
     return configuration.load(QUICKSTART, tiny_overrides(**changes))
-
-
-def compiling_once() -> FileLock:
-    """To be held by what trains first: the suite's other processes wait, and find it compiled."""
-    folder = Path(jax.config.jax_compilation_cache_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / "compiling.lock")

@@ -22,7 +22,7 @@ from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.errors import UserError
 from eln_jax.evaluation import label_review
 from eln_jax.training.trained_model import open_model
-from tests.tiny import QUICKSTART, compiling_once, tiny_overrides
+from tests.tiny import QUICKSTART, tiny_overrides
 
 FIELDS = tiny_overrides(eval__every="3", checkpoint__every="3", checkpoint__keep="3")
 
@@ -32,8 +32,7 @@ def run(tmp_path_factory):
     """The folder of a finished run through the three phases, 3 steps each."""
     workdir = tmp_path_factory.mktemp("run")
     overrides = [f"--config.{name}={value}" for name, value in FIELDS]
-    with compiling_once():
-        assert main.main([f"--config={QUICKSTART}", f"--workdir={workdir}", *overrides]) == 0
+    assert main.main([f"--config={QUICKSTART}", f"--workdir={workdir}", *overrides]) == 0
     return workdir
 
 

@@ -279,19 +279,28 @@ def class_frequencies(source: Source, indices: Sequence[int], num_threads: int =
       num_threads: Threads that read.
 
     Returns:
-      float64 `[num_classes]`, summing to 1; 0 for a class that does not occur.
+      float64 `[num_classes]`, summing to 1; 0 for a class that does not occur. Labels that cannot
+      be read are passed over: the stream tells of them, and gives others their place.
 
     Raises:
-      UserError: A label cannot be read, or every pixel is void.
+      UserError: No label can be read, or every pixel is void.
     """
 
-    def count(index: int) -> np.ndarray:
-        return np.bincount(source.read_label(index).ravel(), minlength=256)[: source.num_classes]
+    def count(index: int) -> np.ndarray | UnreadableFileError:
+        try:
+            label = source.read_label(index)
+        except UnreadableFileError as error:
+            return error
+        return np.bincount(label.ravel(), minlength=256)[: source.num_classes]
 
-    counts = np.zeros(source.num_classes, np.float64)
     with ThreadPoolExecutor(max(1, num_threads), thread_name_prefix="class-frequencies") as pool:
-        for one in pool.map(count, indices):
-            counts += one
+        found = list(pool.map(count, indices))
+    damaged = [one for one in found if isinstance(one, UnreadableFileError)]
+    if damaged and len(damaged) == len(found):
+        raise damaged[0]
+    counts = np.zeros(source.num_classes, np.float64)
+    for one in found:
+        counts += one if isinstance(one, np.ndarray) else 0
     if not counts.sum():
         raise UserError(
             "every pixel of the labelled images is void: check the masks, ignore_label and "

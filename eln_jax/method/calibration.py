@@ -153,7 +153,8 @@ def choose_strength(
         features: float [pixels, num_features].
         prediction: integers [pixels].
         right: bool [pixels].
-        image: integers [pixels], which image a pixel is of; whole images are left out in turn.
+        image: integers [pixels], which image a pixel is of. Blocks of neighbours are left out in
+            turn: of a video, images next to one another are nearly the same.
         num_classes: number of classes.
         strengths: to choose from.
         folds: parts to leave out, fewer where there are fewer images.
@@ -165,7 +166,7 @@ def choose_strength(
     folds = min(folds, len(ids))
     if folds < 2:
         return max(strengths)
-    fold = np.searchsorted(ids, image) % folds
+    fold = np.searchsorted(ids, image) * folds // len(ids)
     losses = []
     for strength in strengths:
         total = 0.0

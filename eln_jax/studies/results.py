@@ -27,26 +27,30 @@ def collect(study: Study, runs: Sequence[Run], output: Path) -> dict[str, Any]:
         output: the study's folder.
 
     Returns:
-        Plain values: "reference", "seeds", "class_names"; "arms": arm -> {"overrides", "gate"
-        (empty without a third phase), "steps", "labeled", "unlabeled", "val", "seeds": {seed:
-        {"figures" of the last evaluation, "best", "seconds", "curve" [[step, mean IoU]]}}};
+        Plain values: "reference", "seeds" of which there is anything, "class_names"; "arms":
+        arm -> {"overrides", "gate" (empty without a third phase), "steps", "labeled", "unlabeled",
+        "val", "seeds": {seed: {"figures" of the last evaluation, "best", "seconds", "curve"
+        [[step, mean IoU]]}}};
         "detectors": ELN's arm -> {seed: what `detectors.json` holds}.
     """
     found: dict[str, Any] = {
         "reference": study.reference,
-        "seeds": list(study.seeds),
+        "seeds": [],
         "class_names": [],
         "arms": {},
         "detectors": {},
     }
+    seeds = set()
     for run in runs:
         summary = read_summary(run, output)
         if summary is None:
             continue
         if run.trains_eln and (judged := read_detectors(output / run.folder)):
             found["detectors"].setdefault(run.arm, {})[str(run.seed)] = judged
+            seeds.add(run.seed)
         if run.is_trunk:
             continue
+        seeds.add(run.seed)
         found["class_names"] = summary["class_names"]
         arm = found["arms"].setdefault(run.arm, _describe(study, run, summary))
         arm["seeds"][str(run.seed)] = {
@@ -55,6 +59,7 @@ def collect(study: Study, runs: Sequence[Run], output: Path) -> dict[str, Any]:
             "seconds": summary["seconds"],
             "curve": _curve(output / run.folder),
         }
+    found["seeds"] = [seed for seed in study.seeds if seed in seeds]
     return found
 
 

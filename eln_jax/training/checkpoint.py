@@ -278,8 +278,8 @@ class Checkpoints:
             ) from error
         if restored is None:
             raise UserError(
-                f"The checkpoint {folder} is of another network or optimiser than the "
-                f"configuration describes ({different}): give the configuration that it was "
+                f"The checkpoint {folder} is of another network, optimiser or fitted gate than "
+                f"the configuration describes ({different}): give the configuration that it was "
                 "trained with, or another --workdir."
             )
         return restored["state"], restored["progress"]

@@ -21,7 +21,7 @@ from eln_jax.data.pipeline import (
 from eln_jax.data.simulated_errors.simulation import Simulation, thin_out
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.data.transforms import Augmentation
-from eln_jax.errors import UserError
+from eln_jax.errors import UnreadableFileError, UserError
 
 STILL = Augmentation("crop", flip=0.0)
 SETTINGS = {
@@ -482,3 +482,7 @@ def test_class_frequencies_are_counted_by_hand(folder):
     Image.fromarray(np.full((8, 8), 255, np.uint8)).save(folder / "masks/2.png")
     with pytest.raises(UserError, match=r"every pixel .* is void"):
         class_frequencies(source, [2])
+    (folder / "masks/1.png").write_bytes(b"no picture")
+    np.testing.assert_array_equal(class_frequencies(source, [0, 1]), class_frequencies(source, [0]))
+    with pytest.raises(UnreadableFileError, match=r"1\.png"):
+        class_frequencies(source, [1, 1])

@@ -103,3 +103,14 @@ def test_the_strength_that_foretells_images_left_out_is_chosen():
     chosen = calibration.choose_strength(features, prediction, right, image, 3, (0.01, 1e6))
     assert chosen == 0.01
     assert calibration.choose_strength(features, prediction, right, image * 0, 3, (1, 2)) == 2
+
+
+def test_what_holds_for_neighbouring_images_alone_asks_for_the_strongest_restraint():
+    # Five videos of two images, each with a feature that tells which it is, all right or all wrong:
+    # the twin of an image that is left out knows it all, the other videos know nothing of it.
+    image = np.repeat(np.arange(10), 60)
+    video = image // 2
+    features = np.concatenate([np.ones((600, 1)), np.eye(5)[video]], axis=1)
+    right, prediction = video < 2, np.zeros(600, int)
+    chosen = calibration.choose_strength(features, prediction, right, image, 1, (0.01, 1e6))
+    assert chosen == 1e6

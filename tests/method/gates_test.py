@@ -1,5 +1,6 @@
 """Every gate and mode against hand-made pixels and independent computations."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -149,6 +150,24 @@ def test_equal_scores_at_the_edge_are_all_kept_and_nothing_of_nothing():
     kept = gates.best_fraction(score, inside, 0.25)
     np.testing.assert_array_equal(kept, [[[True, True, True, False]]])
     assert not gates.best_fraction(score, ~inside, 0.25).any()
+
+
+@pytest.mark.parametrize("logits", [(-18, -19, -20, -21), (14, 13.9, 13.8, 13.7), (1, 0, -1, -2)])
+def test_half_of_scores_that_are_nearly_0_or_1_is_half(logits):
+    score = jax.nn.sigmoid(jnp.array([[logits]], jnp.float32))
+    kept = gates.best_fraction(score, jnp.ones((1, 1, 4), bool), 0.5)
+    np.testing.assert_array_equal(kept, [[[True, True, False, False]]])
+
+
+def test_a_score_in_24_bits_keeps_its_order():
+    fine = np.concatenate(
+        [np.linspace(0, 1, 1001), np.logspace(-30, 0, 1001), 1 - 0.5 ** np.arange(1, 23)]
+    )
+    score = np.unique(fine.astype(np.float32))
+    keys = np.asarray(gates._in_24_bits(jnp.asarray(score))).astype(np.int64)
+    assert (np.diff(keys) > 0).all()
+    assert keys[0] == 0
+    assert keys[-1] < 2**24
 
 
 def test_soft_weights_are_the_scores_inside():

@@ -179,7 +179,11 @@ def test_an_arm_that_does_not_exist_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["synthetic", "synthetic:short", "camvid", "camvid:eln", "camvid:official"]
+    "name",
+    [
+        *("synthetic", "synthetic:short", "camvid", "camvid:eln", "camvid:official"),
+        *("voc_part:eln", "voc_part:official"),
+    ],
 )
 def test_the_studies_that_come_along_can_be_planned(name):
     file, _, variant = name.partition(":")

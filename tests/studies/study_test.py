@@ -18,7 +18,6 @@ from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.logging import Progress
 from eln_jax.training.validation import make_predictor
 from tests.studies.plan_test import ALONE, by_arm, write_study
-from tests.tiny import compiling_once
 from tests.training.loop_test import rows
 
 ARMS = {
@@ -48,8 +47,7 @@ def command(folder, arms=ARMS):
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studied")
-    with compiling_once():
-        assert study.main(command(folder)) == 0
+    assert study.main(command(folder)) == 0
     return folder
 
 
@@ -270,3 +268,5 @@ def test_a_plan_trains_nothing(tmp_path, capsys):
     for seeds in ("a", "\N{SUPERSCRIPT TWO}", "-1", ""):
         with pytest.raises(UserError, match="whole numbers with commas"):
             study.main([*command(tmp_path), f"--seeds={seeds}"])
+    with pytest.raises(UserError, match=r"no arm ''"):  # as of a variable that is not set
+        study.main([*command(tmp_path), "--arms=", "--plan"])

@@ -13,7 +13,7 @@ from eln_jax.training import assembly, comparison, loop, validation
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.logging import Progress
-from tests.tiny import compiling_once, tiny_config
+from tests.tiny import tiny_config
 
 # Evaluated as the official code does, which no other test does from end to end.
 FIELDS = {
@@ -32,8 +32,7 @@ def train(workdir):
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("compared")
-    with compiling_once():
-        assert train(workdir) == 0
+    assert train(workdir) == 0
     return workdir
 
 

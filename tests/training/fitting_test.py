@@ -25,7 +25,7 @@ from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.inputs import make_inputs
 from eln_jax.training.logging import Progress
 from eln_jax.training.networks import input_statistics, make_networks
-from tests.tiny import compiling_once, tiny_config
+from tests.tiny import tiny_config
 from tests.training.loop_test import CrashError, CrashingDisplay, rows
 
 OPINION = {
@@ -54,8 +54,7 @@ def train(workdir, display=None):
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("fitted")
-    with compiling_once():
-        assert train(workdir).exit_code == 0
+    assert train(workdir).exit_code == 0
     return workdir
 
 

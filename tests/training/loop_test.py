@@ -18,7 +18,7 @@ from eln_jax.training import loop, manifest
 from eln_jax.training.bookkeeping import Bookkeeping, phases
 from eln_jax.training.inputs import make_inputs
 from eln_jax.training.logging import Progress
-from tests.tiny import compiling_once, tiny_config
+from tests.tiny import tiny_config
 
 TIMINGS = ("images_per_second", "seconds_per_step", "data_wait_share")
 
@@ -61,8 +61,7 @@ def rows(workdir):
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unbroken")
-    with compiling_once():
-        return workdir, train(workdir)
+    return workdir, train(workdir)
 
 
 def test_a_run_leaves_what_it_promises(unbroken):
