@@ -81,9 +81,10 @@ ELNS = {
     "opinion_frozen_encoder": FROZEN_OPINION,
 }
 
-OFFICIAL = {
-    "ours": {},
+# The authors' choices (docs/method.md) but for the type of numbers, which a CPU has no other of.
+CHOICES = {
     "void_is_error": {"method.void_is_error": True},
+    # Theirs, every 266 steps, would not come within the third phase.
     "student_reset": {"method.student_reset_every": 50},
     "batch_stats": {
         "method.pseudo_label_batch_stats": True,
@@ -95,8 +96,17 @@ OFFICIAL = {
         "method.contrastive_form": "official",
         "method.contrastive_weight": 1.0,
     },
-    "no_contrast": {"method.contrastive_weight": 0.0},
     "unbounded_error_weight": {"method.max_error_weight": 0.0},
+    "random_stem": {"model.eln_stem": "random"},
+    "no_blur": {"views.blur_probability": 0.0},
+    "warp": {"data.geometry": "warp", "eval.protocol": "warp"},
+}
+
+OFFICIAL = {
+    "ours": {},
+    **CHOICES,
+    "no_contrast": {"method.contrastive_weight": 0.0},
+    "all_choices": {name: value for arm in CHOICES.values() for name, value in arm.items()},
 }
 
 VARIANTS = {"": (GATES, "none"), "eln": (ELNS, "eln"), "official": (OFFICIAL, "ours")}

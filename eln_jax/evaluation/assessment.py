@@ -17,7 +17,7 @@ from eln_jax.evaluation.detection import accuracy_at_coverage, expected_calibrat
 from eln_jax.evaluation.findings import Collector, in_turn
 from eln_jax.evaluation.inference import Predictor
 from eln_jax.evaluation.kept_classes import KEPT, RIGHT, rejects
-from eln_jax.evaluation.scoring import EvaluationResult, Gate, evaluate
+from eln_jax.evaluation.scoring import EvaluationResult, ImageGate, evaluate
 
 _COVERAGES = (90, 80, 70, 50)  # percent
 DETECTORS = {
@@ -53,7 +53,7 @@ def assess(
     examples: Iterable[Mapping[str, Any]],
     class_names: Sequence[str],
     ignore_label: int,
-    gate: Gate | None = None,
+    gate: ImageGate | None = None,
     *,
     progress: Callable[[int], None] | None = None,
     gather: Callable[[Any], Sequence[Any]] = lambda own: [own],

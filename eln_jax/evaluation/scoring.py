@@ -15,7 +15,7 @@ from eln_jax.evaluation.maps import PixelMaps
 from eln_jax.method.gates import GateSettings
 
 # (an image's maps, its label map) -> which pixels are kept, bool, or how much they weigh, float.
-Gate = Callable[[PixelMaps, np.ndarray], np.ndarray]
+ImageGate = Callable[[PixelMaps, np.ndarray], np.ndarray]
 
 # Which score each gate of `eln_jax.method.gates` goes by; the oracle looks at the label map.
 GATE_SCORES = {
@@ -30,7 +30,7 @@ GATE_SCORES = {
 }
 
 
-def make_gate(settings: GateSettings) -> Gate:
+def make_gate(settings: GateSettings) -> ImageGate:
     """The gate of these settings, for an image's maps at full size.
 
     A quantile is taken over the image, where training takes it over a batch of crops.
@@ -149,7 +149,7 @@ def score_image(
     label: np.ndarray,
     num_classes: int,
     ignore_label: int,
-    gate: Gate | None = None,
+    gate: ImageGate | None = None,
 ) -> EvaluationResult:
     """Counts one image.
 
@@ -197,7 +197,7 @@ def evaluate(
     examples: Iterable[Mapping[str, Any]],
     num_classes: int,
     ignore_label: int,
-    gate: Gate | None = None,
+    gate: ImageGate | None = None,
     *,
     should_stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,

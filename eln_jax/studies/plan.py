@@ -58,6 +58,7 @@ _AFTER_FIRST_PHASE = (
     "model.eln_frozen_encoder",
     "model.eln_input",
     "model.eln_second_opinion",
+    "model.eln_stem",
     "model.num_aux_decoders",
 )
 

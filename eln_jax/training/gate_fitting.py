@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from eln_jax.evaluation.calibrated import Calibration
-from eln_jax.evaluation.scoring import GATE_SCORES, Gate, make_gate
+from eln_jax.evaluation.scoring import GATE_SCORES, ImageGate, make_gate
 from eln_jax.method import calibration
 from eln_jax.method.gates import GATES, GateSettings
 from eln_jax.method.state import TrainState
@@ -78,7 +78,7 @@ def gate_calibration(method: Any, gate: Mapping[str, Any]) -> Calibration | None
     return Calibration(**{GATE_SCORES[method.gate]: gate["coefficients"]})
 
 
-def evaluation_gate(method: Any, gate: Mapping[str, Any] | None = None) -> Gate | None:
+def evaluation_gate(method: Any, gate: Mapping[str, Any] | None = None) -> ImageGate | None:
     """The gate for maps at full size; None where it has to be fitted and is not at hand."""
     if GATES[method.gate].fitted and not gate:
         return None

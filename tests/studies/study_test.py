@@ -17,7 +17,7 @@ from eln_jax.training import assembly, loop
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.logging import Progress
 from eln_jax.training.validation import make_predictor
-from tests.studies.plan_test import ALONE, by_arm, write_study
+from tests.studies.plan_test import ALONE, ERRORS, by_arm, write_study
 from tests.training.loop_test import rows
 
 ARMS = {
@@ -56,10 +56,11 @@ def runs_of(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ["alone", "calibrated", "opinion"])
+@pytest.mark.parametrize("arm", ["alone", "calibrated", "opinion", "errors"])
 def test_an_arm_is_the_run_that_it_would_have_been_alone(studied, tmp_path, arm):
     shutil.copytree(studied / "out", tmp_path / "out")
-    assert study.main(command(tmp_path, ARMS | {"calibrated": CALIBRATED, "opinion": OPINION})) == 0
+    more = {"calibrated": CALIBRATED, "opinion": OPINION, "errors": ERRORS}
+    assert study.main(command(tmp_path, ARMS | more)) == 0
     config = by_arm(runs_of(tmp_path))[arm].config
     with Progress() as display:
         loop.train_and_evaluate(config, configuration.to_json(config), tmp_path / "run", display)
