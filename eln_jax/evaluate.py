@@ -82,6 +82,7 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
     from eln_jax.evaluation.maps import Views
     from eln_jax.training import processes
     from eln_jax.training.gate_fitting import evaluation_gate
+    from eln_jax.training.images import refuse_learned
     from eln_jax.training.logging import duration, print_table
     from eln_jax.training.opening import with_masks
     from eln_jax.training.reporting import report_or_reason, write_evaluation_report
@@ -89,6 +90,8 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
 
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
     source, indices = with_masks(config.data, flags.split)
+    if flags.split == "val":
+        refuse_learned(flags.model, config.data, source, indices)
     if flags.split == "val" and config.eval.max_images:
         indices = indices[: config.eval.max_images]
     output = flags.output or flags.model / "evaluation" / flags.split

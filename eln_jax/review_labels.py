@@ -85,12 +85,15 @@ def main(argv: Sequence[str]) -> int:
     from eln_jax.evaluation.label_review import review
     from eln_jax.evaluation.maps import Views
     from eln_jax.evaluation.planted_errors import Planting, planted_figures
+    from eln_jax.training.images import refuse_learned
     from eln_jax.training.logging import duration, print_table
     from eln_jax.training.opening import with_masks
     from eln_jax.training.trained_model import classes_json, open_model
 
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
     source, indices = with_masks(config.data, _PARTS[flags.split])
+    if flags.split == "val":
+        refuse_learned(flags.model, config.data, source, indices)
     flags.output.mkdir(parents=True, exist_ok=True)
     planting = None
     if flags.plant is not None:

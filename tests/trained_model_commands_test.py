@@ -398,6 +398,18 @@ def test_a_damaged_config_is_one_sentence(tmp_path, text):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("command", [evaluate, review_labels])
+def test_images_that_were_trained_on_are_no_validation_images(run, tmp_path, command):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "images.json"
+    images = json.loads(path.read_text())
+    # As if masks had been added since, and the draw of a share gave another.
+    images["unlabeled"].append(images["val"].pop())
+    path.write_text(json.dumps(images))
+    with pytest.raises(UserError, match=r"1 of 4 validation images .* trained on .*val_list"):
+        command.main([f"--model={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"])
+
+
 def test_a_run_under_way_is_only_read(run, tmp_path):
     """Whatever is evaluated or predicted, nothing in the run's own files changes."""
 

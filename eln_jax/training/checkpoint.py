@@ -147,7 +147,8 @@ class Checkpoints:
         """
         self.wait()
         step = int(state.step)
-        self._check_room(step, state)
+        self._check_folder(step)
+        self.check_room(state, step)
         if step in self._manager.all_steps():
             if mean_iou is None or self._manager.metrics(step) is not None:
                 return
@@ -196,23 +197,22 @@ class Checkpoints:
             if reason == os.strerror(errno.ENOSPC)
             else "once the folder can be written to, the same command goes on"
         )
+        whole = "" if self.latest_step is None else " earlier ones are whole:"
         return StorageError(
-            f"The checkpoint of step {step} cannot be written to {self._directory} ({reason}); "
-            f"earlier ones are whole: {what_to_do}."
+            f"The checkpoint of step {step} cannot be written to {self._directory} ({reason});"
+            f"{whole} {what_to_do}."
         )
 
-    def _check_room(self, step: int, state: TrainState) -> None:
+    def _check_folder(self, step: int) -> None:
         """Looks first: into a folder that is not there orbax would write, to whatever disk it is.
 
         If it went amid the last save, orbax has made one in its place, which the run's config.json
-        does not lie beside. And an attempt without room takes time for nothing.
+        does not lie beside.
         """
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         try:
             if self._seen_config:
                 (self._directory.parent / CONFIG).stat()
             self._seen_config = (self._directory.parent / CONFIG).exists()
-            free = shutil.disk_usage(self._directory).free
             same = self._directory.stat().st_dev == self._device
         except OSError as error:
             raise self._not_written(step, error) from error
@@ -221,11 +221,28 @@ class Checkpoints:
                 f"{self._directory} now lies on another disk than when the run started: bring back "
                 "what was mounted there, and start again."
             )
+
+    def check_room(self, state: TrainState, step: int | None = None) -> None:
+        """Looks whether a checkpoint has room: an attempt without takes time for nothing.
+
+        Args:
+            state: what would be saved.
+            step: of it; None before the first.
+
+        Raises:
+            UserError: it has not.
+        """
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        try:
+            free = shutil.disk_usage(self._directory).free
+        except OSError as error:
+            raise self._not_written(step or 0, error) from error
         if free < needed:
+            which = "A checkpoint" if step is None else f"The checkpoint of step {step}"
+            whole = "" if self.latest_step is None else " earlier ones are whole:"
             raise StorageError(
-                f"The checkpoint of step {step} needs up to {needed / 1e6:.1f} MB, and there are "
-                f"{free / 1e6:.1f} MB free for {self._directory}; earlier ones are whole: make "
-                "room and start again."
+                f"{which} needs up to {needed / 1e6:.1f} MB, and there are {free / 1e6:.1f} MB "
+                f"free for {self._directory};{whole} make room and start again."
             )
 
     def _replace(self, step: int) -> None:

@@ -28,6 +28,7 @@ from eln_jax.training import (
 from eln_jax.training.bookkeeping import Bookkeeping, Phase, Stopwatch, phases, score
 from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.gate_fitting import fit_gate, fit_is_due
+from eln_jax.training.images import changes, images_of, keep_images, read_images
 from eln_jax.training.interruption import StopRequest
 from eln_jax.training.label_errors import with_label_errors
 from eln_jax.training.logging import MetricsLogger, NoLogger, Progress
@@ -83,6 +84,8 @@ def train_and_evaluate(
         contextlib.closing(Run(parts, workdir, display, resume)) as run,
     ):
         keep_config(workdir, config_json)
+        if processes.is_first():
+            keep_images(workdir, images_of(parts.data, config.data.root))
         for phase in phases(config.steps):
             if until is not None and phase.start >= until:
                 break
@@ -143,10 +146,12 @@ class Run:
         )
         if self.checkpoints.latest_step is None:
             self.state = parts.programs.initial_state()
+            # Before hours of training, not after the first of them.
+            self.checkpoints.check_room(self.state)
         else:
             self.state, saved = self.checkpoints.restore(parts.programs.abstract_state())
             self.books = Bookkeeping(**saved)
-            _check_fingerprint(self.books.fingerprint, parts.data.fingerprint, workdir)
+            _check_fingerprint(self.books.fingerprint, parts, workdir)
             display.message(f"Going on from the checkpoint of step {int(self.state.step)}.")
         self.step = int(self.state.step)
         self.iterators = {name: iter(stream) for name, stream in parts.data.streams.items()}
@@ -185,9 +190,14 @@ class Run:
         due = step in ends or step % config.eval.every == 0
         if due and step != self.books.evaluated_step:
             phase = next(phase.name for phase in self.phases if step <= phase.end)
-            figures = validation.validate(
-                self.parts, self.state, phase, self.workdir, self.logger, stop, self.display
-            )
+            try:
+                figures = validation.validate(
+                    self.parts, self.state, phase, self.workdir, self.logger, stop, self.display
+                )
+            except UserError:  # such as an image that cannot be read: no reason to lose the steps
+                if jax.process_count() == 1:
+                    self.save()
+                raise
             if figures is None:  # asked to stop
                 return
             self.logger.write(step, phase, "val", figures)
@@ -319,10 +329,13 @@ class Run:
                 stack.callback(iterator.close)
 
 
-def _check_fingerprint(old: dict, new: dict, workdir: Path) -> None:
-    changes = differences(old, new)
-    if changes:
-        raise UserError(
-            f"The data has changed since the run in {workdir} began ({'; '.join(changes[:5])}); "
-            "put it back, or give another --workdir."
-        )
+def _check_fingerprint(old: dict, parts: assembly.Parts, workdir: Path) -> None:
+    found = differences(old, parts.data.fingerprint)
+    if not found:
+        return
+    if before := read_images(workdir):
+        found = changes(before, images_of(parts.data, parts.config.data.root)) or found
+    raise UserError(
+        f"The data has changed since the run in {workdir} began ({'; '.join(found[:5])}); put it "
+        "back, or give another --workdir."
+    )

@@ -16,6 +16,7 @@ from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.errors import UnreadableFileError, UserError
 from eln_jax.training import loop, manifest
 from eln_jax.training.bookkeeping import Bookkeeping, phases
+from eln_jax.training.checkpoint import Checkpoints
 from eln_jax.training.inputs import make_inputs
 from eln_jax.training.logging import Progress
 from tests.tiny import tiny_config
@@ -110,6 +111,42 @@ def test_a_damaged_image_is_left_out_by_name(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("Left out: image x.png cannot be read.") == 1
     with pytest.raises(UserError, match=r"x\.png"):
         train(tmp_path / "b", **steps, method__gate="none", data__max_unreadable="0")
+
+
+def test_a_validation_image_that_cannot_be_read_costs_no_step(unbroken, tmp_path, monkeypatch):
+    read_image = SyntheticSource.read_image
+
+    def read(source, index):
+        if len(source) == 4:  # of val
+            raise UnreadableFileError("image x.png cannot be read.")
+        return read_image(source, index)
+
+    seldom = {"eval__every": "4", "checkpoint__every": "9"}
+    monkeypatch.setattr(SyntheticSource, "read_image", read)
+    with pytest.raises(UserError, match=r"x\.png"):
+        train(tmp_path, **seldom)
+    assert Checkpoints(tmp_path).latest_step == 3  # the end of the first phase
+    monkeypatch.undo()
+    train(tmp_path, **seldom)
+    assert rows(tmp_path)[-1] == rows(unbroken[0])[-1]
+
+
+def test_a_disk_without_room_is_told_before_the_first_step(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=10_000))
+    with pytest.raises(UserError, match=r"A checkpoint needs up to .* 0\.0 MB free .*; make room"):
+        train(tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_it_says_which_images_play_which_part_and_which_have_changed(unbroken, tmp_path):
+    images = json.loads((unbroken[0] / "images.json").read_text())
+    partition = make_inputs(tiny_config()).partition
+    assert [len(images[p]) for p in ("labeled", "unlabeled", "val")] == [len(p) for p in partition]
+    assert images["labeled"] == [f"scene_{index:06}" for index in partition.labeled]
+    shutil.copytree(unbroken[0], tmp_path, dirs_exist_ok=True)
+    with pytest.raises(UserError, match=r"changed .*labeled: 2 less .scene_.*; labeled: 2 more"):
+        train(tmp_path, resume=loop.Resume(force_config=True), data__partition_seed="1")
 
 
 @pytest.mark.slow
@@ -212,10 +249,8 @@ def test_a_config_that_was_forced_goes_on_but_not_with_another_network(unbroken,
     workdir = tmp_path / "forced"
     shutil.copytree(unbroken[0], workdir)
     force = loop.Resume(force_config=True)
-    with pytest.raises(UserError, match=r"of another network .* is float32\[.* there, "):
+    with pytest.raises(UserError, match=r"of another network, .* is float32\[.* there, "):
         train(workdir, resume=force, model__eln_width="8")
-    with pytest.raises(UserError, match=r"The data has changed"):
-        train(workdir, resume=force, data__partition_seed="1")
     assert (workdir / "config.json").read_bytes() == (unbroken[0] / "config.json").read_bytes()
     longer = {"steps__semi_supervised": "4"}
     assert train(workdir, resume=force, **longer).summary["last"]["step"] == 10
