@@ -1,5 +1,6 @@
 """Checks a data set: `python -m eln_jax.check_data --config=configs/folder.py --output=report`."""
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
 
     # Some of these take seconds to import: after the flags have been understood.
     from eln_jax.data.doctor.examination import examine
+    from eln_jax.data.doctor.faults import Fault
     from eln_jax.data.doctor.page import make_page
     from eln_jax.data.doctor.report import classes_table, parts_table, print_faults
     from eln_jax.data.progress import Progress
@@ -75,7 +77,9 @@ def main(argv: Sequence[str]) -> int:
 
     console = Console(highlight=False)
     start = time.monotonic()
-    if found := configuration.complete(config, checkup.find_classes):
+    odd: list[Fault] = []
+    find = functools.partial(checkup.find_classes, faults=odd)
+    if found := configuration.complete(config, find):
         console.print(found, markup=False, soft_wrap=True)
     train, val, partition, faults = checkup.open_all(config.data)
     flags.output.mkdir(parents=True, exist_ok=True)
@@ -87,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
             val,
             partition,
             opening.cut_size(config),
-            found=faults,
+            found=[*odd, *faults],
             progress=progress.update,
         )
     page = make_page(

@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 from eln_jax.config_checks import check
 from eln_jax.config_fields import TUPLES, field_names, get
 from eln_jax.data.classes import ClassList
+from eln_jax.data.doctor.checks import unused_ids
+from eln_jax.data.doctor.faults import summary_lines
 from eln_jax.data.labels import color_text
 from eln_jax.defaults import default_config
 from eln_jax.errors import UserError, did_you_mean
@@ -192,7 +194,8 @@ def complete(config: Any, find: Callable[[Any], tuple[ClassList, str]] = find_cl
         find: finds them, as `opening.find_classes` does.
 
     Returns:
-        A sentence on the classes found, for the screen; empty if there was nothing to fill in.
+        A sentence on the classes found, for the screen, and a second line if they are odd; empty if
+        there was nothing to fill in.
 
     Raises:
         UserError: the folder, its list of classes or its masks cannot be used.
@@ -209,7 +212,8 @@ def complete(config: Any, find: Callable[[Any], tuple[ClassList, str]] = find_cl
     with config.unlocked():
         set_classes(data, found)
     check(config)
-    return f"{len(found.names)} classes, {origin}: {', '.join(found.names)}."
+    sentence = f"{len(found.names)} classes, {origin}: {', '.join(found.names)}."
+    return "\n".join([sentence, *summary_lines(unused_ids(found), data.root)])
 
 
 def set_classes(data: Any, found: ClassList) -> None:

@@ -17,6 +17,7 @@ from eln_jax.data.doctor import examine
 from eln_jax.data.doctor.report import print_faults
 from eln_jax.defaults import default_config
 from eln_jax.training.checkup import open_all
+from tests.data.doctor.spoiled import World, stray_id
 
 ROOT = Path(__file__).parent.parent
 
@@ -78,6 +79,22 @@ def test_classes_that_are_left_open_are_found_and_told(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "2 classes, found in 6 masks: class 0, class 1."
     assert lines[1].startswith("Reading: 6 images in ")
+
+
+def test_a_stray_id_that_makes_many_classes_is_told(tmp_path, capsys):
+    world = World(tmp_path / "data")
+    stray_id(world, "x")
+    fields = {"data.num_classes": 0, "data.partition": world.data().partition}
+    assert check_data.main(arguments(world.root, **fields)) == 0
+    out = capsys.readouterr().out
+    told = (
+        "warning: unused ids: masks/val/x.png (the id 9 makes 10 classes, of which 3 to 8 occur in "
+        "no mask): repaint the mask"
+    )
+    assert out.count(told) == 1
+    rows = json.loads((tmp_path / "report/new/data_report.json").read_text())["faults"]
+    found = {(row["file"], row["fault"]) for row in rows}
+    assert {pair for pair in found if pair[1] != "smaller than the crop"} == world.expected
 
 
 def test_warnings_alone_end_with_zero(folder):

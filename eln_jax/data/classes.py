@@ -26,6 +26,20 @@ CLASSES_FILE = "classes.txt"
 MOST_COLORS = 64
 
 
+class Gap(NamedTuple):
+    """Ids below the largest found that occur in no mask: the largest may be a slip.
+
+    Attributes:
+      mask: A mask with the largest id.
+      largest: That id.
+      unused: The ids that occur nowhere, in rising order.
+    """
+
+    mask: Path
+    largest: int
+    unused: tuple[int, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassList:
     """The classes in the order of their labels, and what is void.
@@ -36,6 +50,7 @@ class ClassList:
       colors: Stored colour of each class; empty if masks hold ids.
       void_ids: Stored ids of void.
       void_colors: Stored colours of void.
+      gap: What is odd about ids that were found by looking, if anything.
     """
 
     names: tuple[str, ...]
@@ -43,6 +58,7 @@ class ClassList:
     colors: tuple[Color, ...] = ()
     void_ids: tuple[int, ...] = ()
     void_colors: tuple[Color, ...] = ()
+    gap: Gap | None = None
 
 
 def read_classes(path: Path) -> ClassList:
@@ -92,15 +108,15 @@ def read_classes(path: Path) -> ClassList:
             f"{path} gives a colour to {len(colors)} of {len(names)} classes: give one to each, or "
             "to none."
         )
-    listed = (tuple(part) for part in (names, ids, colors, void_ids, void_colors))
-    return ClassList(*listed)
+    return ClassList(tuple(names), tuple(ids), tuple(colors), tuple(void_ids), tuple(void_colors))
 
 
 def scan_classes(masks: Iterable[Path], void_ids: tuple[int, ...]) -> ClassList:
     """Finds the classes that occur in masks.
 
-    Ids run from 0 to the largest that occurs. Colours are sorted, so black comes first; white and
-    (224, 224, 192), the usual border colours, stay classes: only a list can say that they are void.
+    Ids run from 0 to the largest that occurs; `gap` tells of those between that do not. Colours
+    are sorted, so black comes first; white and (224, 224, 192), the usual border colours, stay
+    classes: only a list can say that they are void.
 
     Args:
       masks: Files of masks.
@@ -111,7 +127,7 @@ def scan_classes(masks: Iterable[Path], void_ids: tuple[int, ...]) -> ClassList:
         colours, there are too many colours, or fewer than two classes.
     """
     masks = list(masks)
-    ids: set[int] = set()
+    some_with: dict[int, Path] = {}
     colors: set[int] = set()
     some_mask: dict[str, Path] = {}
     drawn: dict[int, tuple[Color, Path]] = {}
@@ -119,7 +135,7 @@ def scan_classes(masks: Iterable[Path], void_ids: tuple[int, ...]) -> ClassList:
         for path, found in zip(masks, pool.map(stored_values, masks), strict=True):
             some_mask[found.kind] = path
             if found.kind == "ids":
-                ids |= found.values
+                some_with |= dict.fromkeys(found.values, path)
                 _refuse_other_colors(path, found.palette, drawn)
                 continue
             colors |= found.values
@@ -137,10 +153,12 @@ def scan_classes(masks: Iterable[Path], void_ids: tuple[int, ...]) -> ClassList:
         listed = tuple(key_color(key) for key in sorted(colors))
         names = tuple(color_text(color) for color in listed)
         return _at_least_two(ClassList(names, tuple(range(len(listed))), listed), some_mask)
-    classes = ids - set(void_ids)
+    classes = some_with.keys() - set(void_ids)
     count = max(classes, default=-1) + 1
+    unused = tuple(sorted(set(range(count)) - classes - set(void_ids)))
+    gap = Gap(some_with[count - 1], count - 1, unused) if unused else None
     names = tuple(f"class {label}" for label in range(count))
-    return _at_least_two(ClassList(names, tuple(range(count))), some_mask)
+    return _at_least_two(ClassList(names, tuple(range(count)), gap=gap), some_mask)
 
 
 def _refuse_other_colors(

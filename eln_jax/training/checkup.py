@@ -4,13 +4,14 @@
 repairs a data set wants to see them all.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from eln_jax.data.builders import DATASETS, voc
 from eln_jax.data.classes import ClassList
-from eln_jax.data.doctor.checks import images_without_mask, part_text
+from eln_jax.data.doctor.checks import images_without_mask, part_text, unused_ids
 from eln_jax.data.doctor.faults import PART_NAMES, PARTS, Fault, make_fault
 from eln_jax.data.doctor.listing import find_classes_among, list_folder, list_voc, read_entries
 from eln_jax.data.labels import LabelCode
@@ -38,13 +39,22 @@ class Opened(NamedTuple):
     faults: list[Fault]
 
 
-def find_classes(data: Any) -> tuple[ClassList, str]:
-    """As `opening.find_classes`, but passes over what no training could read."""
+def find_classes(data: Any, faults: list[Fault] | None = None) -> tuple[ClassList, str]:
+    """As `opening.find_classes`, but passes over what no training could read.
+
+    Args:
+        data: the `data` block of a configuration.
+        faults: takes what is odd about the classes, which then say nothing of it themselves.
+    """
 
     def open_without_masks(data: Any, code: LabelCode) -> tuple[Source, Source, Partition]:
         return open_all(data, code, balanced=False)[:3]
 
-    return opening.find_classes(data, open_without_masks, find_classes_among)
+    found, origin = opening.find_classes(data, open_without_masks, find_classes_among)
+    if faults is None:
+        return found, origin
+    faults += unused_ids(found)
+    return dataclasses.replace(found, gap=None), origin
 
 
 def open_all(data: Any, code: LabelCode | None = None, *, balanced: bool | None = None) -> Opened:

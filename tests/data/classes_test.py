@@ -56,6 +56,14 @@ def test_ids_run_to_the_largest_that_occurs(tmp_path):
     assert scan_classes(masks, (255,)).names == ("class 0", "class 1", "class 2")
 
 
+def test_ids_that_occur_nowhere_below_the_largest_are_a_gap(tmp_path):
+    masks = [save(tmp_path / "a.png", [[0, 2]]), save(tmp_path / "b.png", [[7, 5]])]
+    assert scan_classes(masks, (255,)).gap == (tmp_path / "b.png", 7, (1, 3, 4, 6))
+    assert scan_classes(masks, (3, 4, 6, 1)).gap is None
+    filling = save(tmp_path / "c.png", [[6, 1, 3, 4]])
+    assert scan_classes([*masks, filling], (255,)).gap is None
+
+
 def test_colours_become_classes_in_sorted_order(tmp_path):
     masks = [save(tmp_path / "a.png", [[[0, 0, 200], [0, 0, 0]], [[128, 0, 0], [0, 0, 0]]])]
     found = scan_classes(masks, (255,))

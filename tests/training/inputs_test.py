@@ -48,6 +48,19 @@ def test_a_share_of_the_masked_images_validates(root):
     assert inputs.val is inputs.train
 
 
+def test_an_id_far_from_the_others_is_told_with_the_classes(root):
+    write(root / "masks/03.png", np.resize([0, 1, 2, 77], (40, 48)))
+    config = load(root, data__val_fraction="0.34")
+    sentence, warning = configuration.complete(config).splitlines()
+    assert sentence.startswith("78 classes, found in 6 masks: class 0,")
+    assert warning.startswith(
+        "warning: unused ids: masks/03.png (the id 77 makes 78 classes, of which 3 to 76 occur in "
+        "no mask): repaint the mask if its id is a slip, or add the id to data.void_labels"
+    )
+    listed = load(root, data__val_fraction="0.34", data__void_labels="(77,)")
+    assert len(configuration.complete(listed).splitlines()) == 1
+
+
 def test_a_list_of_validation_images_leaves_the_others_to_train(root):
     (root / "val.txt").write_text("04\n01\n")
     config = load(root, data__val_list=str(root / "val.txt"))

@@ -1,11 +1,13 @@
 """What is wrong with a data set as a whole, and its figures: from what its images told by one."""
 
+import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from eln_jax.data.classes import ClassList
 from eln_jax.data.doctor.faults import PART_NAMES, PARTS, Fault, make_fault
 from eln_jax.data.doctor.images import ImageFacts, Size, size_text, too_small
 from eln_jax.data.doctor.listing import masks_without_image
@@ -112,6 +114,25 @@ def _same(kind: str, file: str, part: str, other: str, other_part: str) -> Fault
     return make_fault(kind, file, detail)
 
 
+def unused_ids(found: ClassList) -> Iterator[Fault]:
+    """Yields a fault if ids below the largest that was found occur in no mask."""
+    if found.gap is None:
+        return
+    mask, largest, unused = found.gap
+    # Neighbours have the same distance from their place in the row.
+    runs = [
+        [value for _, value in run]
+        for _, run in itertools.groupby(enumerate(unused), lambda pair: pair[1] - pair[0])
+    ]
+    texts = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    more = " and others" if len(texts) > 6 else ""
+    detail = (
+        f"the id {largest} makes {largest + 1} classes, of which {', '.join(texts[:6])}{more} "
+        "occur in no mask"
+    )
+    yield make_fault("unused ids", mask, detail)
+
+
 def image_sizes(examples: Sequence[Example]) -> dict[str, dict[str, dict[str, float]]]:
     """Returns by part, of width and height, the smallest, median and largest in pixels."""
     sizes: dict[str, dict[str, dict[str, float]]] = {}
@@ -145,7 +166,7 @@ def class_shares(
     faults = (
         make_fault(
             "class not labelled",
-            f"(class {name})",
+            f"(class {name.removeprefix('class ')})",
             f"in {images['val'][name]} validation mask(s) and in no labelled one",
         )
         for name in absent

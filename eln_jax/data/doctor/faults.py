@@ -99,6 +99,11 @@ KINDS = {
     "class not labelled": Kind(
         "warning", "label an image that shows the class: without one it cannot be learnt"
     ),
+    "unused ids": Kind(
+        "warning",
+        "repaint the mask if its id is a slip, or add the id to data.void_labels, or list the "
+        "classes in a classes.txt beside the images, a line each, as '1 cat'",
+    ),
     "very large image": Kind("warning", "scale it down or cut it into tiles: it is slow to read"),
     "16-bit image": Kind("warning", "convert it to 8 bits yourself if its values need a stretch"),
     "CMYK image": Kind("warning", "convert it to RGB with its colour profile"),

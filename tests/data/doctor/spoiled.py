@@ -234,7 +234,14 @@ def stray_mask(world, name):
 
 def class_of_val_alone(world, name):
     world.save_mask(name, bands(values=(0, 1, 3)))
-    world.expect("(class class 3)", "class not labelled")
+    world.expect("(class 3)", "class not labelled")
+
+
+def stray_id(world, name):
+    """Not among PLANTS: it matters only where the masks decide which classes there are."""
+    world.save_mask(name, bands(values=(0, 1, 9)))
+    world.expect(world.mask[name], "unused ids")
+    world.expect("(class 9)", "class not labelled")
 
 
 def unknown_id(world, name):
