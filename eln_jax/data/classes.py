@@ -204,9 +204,9 @@ def stored_values(mask: Path) -> StoredValues:
 
 def _at_least_two(found: ClassList, masks: dict[str, Path]) -> ClassList:
     if len(found.names) < 2:
-        where = f"such as {next(iter(masks.values()))}, " if masks else ""
+        where = f", such as {next(iter(masks.values()))}," if masks else ""
         raise UserError(
-            f"the masks, {where}hold fewer than two classes beside void: list what the ids mean in "
+            f"the masks{where} hold fewer than two classes beside void: list what the ids mean in "
             f"{CLASSES_FILE} beside the images, a line each, such as '0 background' and "
             "'255 object'."
         )

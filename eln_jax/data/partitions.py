@@ -11,7 +11,7 @@ import numpy as np
 
 from eln_jax.data.decoding import IMAGE_SUFFIXES
 from eln_jax.data.protocols import fetch_protocol, is_protocol
-from eln_jax.data.sources import Source
+from eln_jax.data.sources import FileSource, Source
 from eln_jax.data.threads import thread_pool
 from eln_jax.errors import UserError, did_you_mean
 
@@ -142,9 +142,7 @@ def draw_partition(
     pool = range(len(source)) if train is None else train
     masked = [index for index in sorted(pool) if source.has_label(index)]
     if not masked:
-        raise UserError(
-            "none of the training images has a mask: add masks for the images to count as labelled."
-        )
+        raise UserError(_without_masks(source))
     order = [masked[place] for place in np.random.default_rng(seed).permutation(len(masked))]
     num_val = max(round(val_fraction * len(masked)), 1 if val_fraction else 0)
     val, rest = order[:num_val], order[num_val:]
@@ -158,6 +156,18 @@ def draw_partition(
     if balanced:
         rest = _balanced_order(source, rest, wanted)
     return make_partition(source, rest[:wanted], val=val, train=pool)
+
+
+def _without_masks(source: Source) -> str:
+    """Says that no training image has a mask, and why if the masks have other names."""
+    if isinstance(source, FileSource) and source.stray_masks:
+        stray = source.stray_masks
+        return (
+            f"none of the training images has a mask, and {len(stray)} mask(s) have the name of no "
+            f"image, such as {stray[0]}: give a mask the name of its image, as {source.ids[0]}.png "
+            f"for {source.location(0)}."
+        )
+    return "none of the training images has a mask: add masks for the images to count as labelled."
 
 
 def _balanced_order(source: Source, order: list[int], count: int) -> list[int]:

@@ -50,7 +50,11 @@ def find_classes(data: Any, faults: list[Fault] | None = None) -> tuple[ClassLis
     def open_without_masks(data: Any, code: LabelCode) -> tuple[Source, Source, Partition]:
         return open_all(data, code, balanced=False)[:3]
 
-    found, origin = opening.find_classes(data, open_without_masks, find_classes_among)
+    try:
+        found, origin = opening.find_classes(data, open_without_masks, find_classes_among)
+    except UserError:
+        opening.find_classes(data)  # where nothing is left, what stops a training says why
+        raise
     if faults is None:
         return found, origin
     faults += unused_ids(found)

@@ -75,6 +75,24 @@ def test_masks_tell_the_classes_or_a_list_does(data, tmp_path):
         find_classes(data)
 
 
+def test_masks_of_other_names_are_told_as_a_training_tells_them(data, tmp_path):
+    data.num_classes, data.val_split = 0, "train"
+    for mask in list((tmp_path / "masks/train").iterdir()):
+        mask.rename(mask.with_stem(f"{mask.stem}_mask"))
+    for find in (find_classes, opening.find_classes):
+        with pytest.raises(
+            UserError,
+            match=r"^none of .* 4 mask\(s\) have the name of no image, such as .*/a_mask\.png: "
+            r"give a mask the name of its image, as a\.png for .*/a\.png\.$",
+        ):
+            find(data)
+    for mask in (tmp_path / "masks/train").iterdir():
+        mask.unlink()
+    for find in (find_classes, opening.find_classes):
+        with pytest.raises(UserError, match="none of the training images has a mask: add masks"):
+            find(data)
+
+
 def test_a_missing_split_does_not_hide_the_other(data):
     data.val_split = "test"
     opened = open_all(data)

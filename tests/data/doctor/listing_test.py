@@ -149,5 +149,5 @@ def test_classes_are_found_among_the_masks_that_can_be_read(tmp_path):
     write(tmp_path / "other.png", (0, 0, 0))
     colors = [photo, masks[0], colored, tmp_path / "other.png"]
     assert find_classes_among(colors, (255,)).names == ("#000000", "#800000")
-    with pytest.raises(UserError, match="fewer than two classes"):
+    with pytest.raises(UserError, match="the masks hold fewer than two classes"):
         find_classes_among([broken], ())
