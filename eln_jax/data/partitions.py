@@ -146,6 +146,12 @@ def draw_partition(
     order = [masked[place] for place in np.random.default_rng(seed).permutation(len(masked))]
     num_val = max(round(val_fraction * len(masked)), 1 if val_fraction else 0)
     val, rest = order[:num_val], order[num_val:]
+    if not rest:
+        raise UserError(
+            f"data.val_fraction={val_fraction} takes {num_val} of the {len(masked)} training "
+            "image(s) with a mask for validation, which leaves none to count as labelled: add "
+            "masks for more images, or take a smaller share."
+        )
     wanted = count if count is not None else round((fraction or 0.0) * len(rest))
     if not 1 <= wanted <= len(rest):
         asked = f"count {count}" if count is not None else f"fraction {fraction}"

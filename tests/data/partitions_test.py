@@ -147,7 +147,11 @@ def test_validation_is_drawn_first_and_the_rest_without_masks_is_unlabelled():
         ({"count": 0}, "at least one"),
         ({"fraction": 1.5}, "fraction is 1.5"),
         ({"fraction": 0.5, "val_fraction": -1.0}, "val_fraction is -1.0"),
-        ({"fraction": 0.5, "val_fraction": 1.0}, "but 0 training"),
+        ({"fraction": 0.5, "val_fraction": 1.0}, "takes 10 of the 10 .* for validation"),
+        (
+            {"fraction": 1.0, "val_fraction": 0.25, "train": [3]},
+            "val_fraction=0.25 takes 1 of the 1 .*, which leaves none .*: add masks",
+        ),
         ({}, "either"),
         ({"fraction": 0.5, "count": 3}, "either"),
     ],
