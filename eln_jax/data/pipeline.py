@@ -13,7 +13,7 @@ import numpy as np
 
 from eln_jax.data.simulated_errors.simulation import Simulation, simulate_errors, thin_out
 from eln_jax.data.sources import Source
-from eln_jax.data.stream import UNREADABLE, Batch, HostRecords, Stream, Unreadable
+from eln_jax.data.stream import CHECK_DATA, UNREADABLE, Batch, HostRecords, Stream, Unreadable
 from eln_jax.data.transforms import Augmentation, augment
 from eln_jax.errors import UnreadableFileError, UserError
 
@@ -221,12 +221,21 @@ class _LoadView:
             return self.read(index), -1
         except UnreadableFileError:
             pass
+        tried = {index}
         for _ in range(_REPLACEMENTS):
+            other = self.indices[int(rng.integers(len(self.indices)))]
+            tried.add(other)
             try:
-                return self.read(self.indices[int(rng.integers(len(self.indices)))]), index
+                return self.read(other), index
             except UnreadableFileError:
                 pass
-        return self.read(index), index  # most are unreadable: let the error through
+        try:
+            return self.read(index), index
+        except UnreadableFileError as error:
+            raise UserError(
+                f"most training images cannot be read: {len(tried)} of {len(self.indices)} were "
+                f"tried and none could, the last because {error} {CHECK_DATA}"
+            ) from error
 
 
 def read_examples(

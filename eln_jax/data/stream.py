@@ -20,6 +20,8 @@ Batch = dict[str, np.ndarray]
 # be read and whose place it takes, or -1.
 UNREADABLE = "unreadable"
 
+CHECK_DATA = "python -m eln_jax.check_data tells all that is wrong."
+
 
 class Unreadable:
     """The examples that could not be read so far."""
@@ -57,7 +59,11 @@ class Unreadable:
                     "start the same command again."
                 )
             if len(self._errors) > self._limit:
-                raise UserError(self._errors[index])
+                raise UserError(
+                    f"{len(self._errors)} training image(s) could not be read, more than "
+                    f"data.max_unreadable={self._limit} allows, the last because "
+                    f"{self._errors[index]} {CHECK_DATA}"
+                )
             self._untold.append(self._errors[index])
 
     def complaints(self) -> list[str]:

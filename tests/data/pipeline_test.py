@@ -329,8 +329,18 @@ def test_more_than_so_many_end_the_stream(folder):
     source = open_folder(folder, make_code(3))
     for name in ("0", "1"):
         (folder / f"images/{name}.png").unlink()
-    with pytest.raises(UserError, match=r"images/[01]\.png cannot be read"):
+    with pytest.raises(
+        UserError,
+        match=r"^2 training image\(s\) could not be read, more than data\.max_unreadable=1 allows, "
+        r"the last because image .*images/[01]\.png cannot be read .* -m eln_jax\.check_data",
+    ):
         take(train_stream(source, range(3), **SETTINGS, max_unreadable=1), 9)
+    (folder / "images/2.png").unlink()
+    with pytest.raises(
+        UserError,
+        match=r"^most .*: [1-3] of 3 were tried and none .*\.png cannot be read .*\.check_data",
+    ):
+        take(train_stream(source, range(3), **SETTINGS, max_unreadable=10), 1)
 
 
 def test_a_wrong_label_is_no_damage_and_stops_at_once(folder):
