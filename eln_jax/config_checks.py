@@ -31,12 +31,23 @@ def check(config: Any, *, needs_data: bool = True) -> None:
     check_fields(config)
     _check_crop(config)
     _check_data(config)
-    if needs_data and config.data.source != "synthetic" and not config.data.root:
+    if needs_data:
+        _check_root(config.data)
+    _check_method(config)
+
+
+def _check_root(data: Any) -> None:
+    if data.source != "synthetic" and not data.root:
         raise UserError(
             f"data.root is empty; say where the data set lies with --config.data.root=DIR "
-            f"(data.source is {config.data.source})."
+            f"(data.source is {data.source})."
         )
-    _check_method(config)
+    if data.source == "synthetic" and data.root:
+        raise UserError(
+            f"data.root={data.root} would not be looked at, as data.source=synthetic draws its "
+            "scenes itself: for images of your own take --config=configs/folder.py, for the scenes "
+            "leave data.root out."
+        )
 
 
 def _check_crop(config: Any) -> None:
