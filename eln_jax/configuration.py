@@ -6,6 +6,7 @@ No accelerator library is imported here, so a mistyped flag is answered at once.
 import ast
 import copy
 import importlib.util
+import inspect
 import json
 import traceback
 from collections.abc import Callable, Sequence
@@ -42,8 +43,13 @@ def load(
         UserError: the file, a field's name, its type or its value is wrong.
     """
     config = load_file(path)
+    if isinstance(config, dict) and "arms" in config:
+        raise UserError(
+            f"{path} is the file of a study: give it to python -m eln_jax.study, with --output=DIR."
+        )
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config must return a ConfigDict; it returns {config!r}.")
+        got = None if config is None else f"a {type(config).__name__}"
+        raise UserError(f"{path}: get_config must return a ConfigDict; it returns {got}.")
     for name, text in overrides:
         _override(config, name, text)
     check(config, needs_data=needs_data)
@@ -127,6 +133,11 @@ def load_file(path: str) -> Any:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise UserError(f"{name} defines no get_config(variant=''); see configs/quickstart.py.")
+        if not _takes_one_argument(module.get_config):
+            raise UserError(
+                f"{name}: get_config must be a function that takes the variant: write "
+                "def get_config(variant=''), as in configs/quickstart.py."
+            )
         return module.get_config(variant)
     except UserError:
         raise
@@ -134,6 +145,14 @@ def load_file(path: str) -> Any:
         raise UserError(
             f"{name}{_line_in(file, error)}: {type(error).__name__}: {error}."
         ) from error
+
+
+def _takes_one_argument(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind("")
+    except TypeError:  # also if it is no function
+        return False
+    return True
 
 
 def _line_in(file: Path, error: Exception) -> str:

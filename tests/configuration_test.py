@@ -255,6 +255,30 @@ def test_a_config_that_returns_nothing_is_refused_whatever_the_overrides(tmp_pat
         configuration.load(str(path), [("seed", "1")])
 
 
+def test_a_study_is_no_configuration():
+    with pytest.raises(UserError) as error:
+        configuration.load(str(CONFIGS / "study_camvid.py"))
+    assert str(error.value).endswith(
+        "is the file of a study: give it to python -m eln_jax.study, with --output=DIR."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def get_config(variant=''):\n    return {'a': 1}\n", "it returns a dict."),
+        ("def get_config():\n    return None\n", "write def get_config(variant='')"),
+        ("get_config = 3\n", "write def get_config(variant='')"),
+    ],
+)
+def test_what_get_config_must_be_is_told(tmp_path, text, words):
+    path = tmp_path / "c.py"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        configuration.load(str(path))
+    assert words in str(error.value)
+
+
 def test_checked_names_exist():
     config = default_config()
     names = set(config_fields.field_names(config))
