@@ -203,9 +203,9 @@ def partition_files(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     """Finds the list files that a short name stands for.
 
     Args:
-      path: The list of labelled images with its suffix, which then stands alone; or, without the
-        suffix `.txt`, the first of a pair as in `8_labeled_0` and `8_unlabeled_0`; or the name of
-        a published pair, as in `ssl_eln/voc/8_labeled_0`.
+      path: The list of labelled images as its file is named, which then stands alone; or, without
+        the suffix `.txt`, the first of a pair as in `8_labeled_0` and `8_unlabeled_0`; or the name
+        of a published pair, as in `ssl_eln/voc/8_labeled_0`.
 
     Returns:
       The list of labelled images, and the list of unlabelled ones if there is one.
@@ -216,7 +216,7 @@ def partition_files(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
     if is_protocol(str(path)) and not any(Path(f"{path}{s}").is_file() for s in ("", ".txt")):
         return fetch_protocol(str(path))
     path = Path(path)
-    if path.suffix == ".txt":
+    if path.suffix == ".txt" or path.is_file():
         labeled, unlabeled = path, None
     else:
         labeled = path.with_name(path.name + ".txt")

@@ -181,6 +181,8 @@ def test_a_short_name_stands_for_a_pair_of_lists(tmp_path):
     assert partition_files(str(pair[0])) == (pair[0], None)
     assert partition_files(tmp_path / "alone_labeled") == (tmp_path / "alone_labeled.txt", None)
     assert partition_files(tmp_path / "mine") == (tmp_path / "mine.txt", None)
+    own = write(tmp_path / "my_labeled", "")
+    assert partition_files(own) == (own, None)
     with pytest.raises(UserError, match=r"8_labeled_9\.txt.*Did you mean 8_labeled_0\.txt"):
         partition_files(tmp_path / "8_labeled_9")
 
