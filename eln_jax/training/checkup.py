@@ -116,7 +116,7 @@ def _open_splits(data: Any, code: LabelCode | None) -> tuple[FileSource, FileSou
             description={"kind": "none"},
         )
         sources.insert(0 if part == "labeled" else 1, empty)
-        faults.append(make_fault("empty split", part_text(part), str(error)))
+        faults.append(_empty_split(part, error))
     return sources[0], sources[-1], faults
 
 
@@ -176,14 +176,21 @@ def _draw(
             drawn = opening.draw(data, train, pool, balance)
         except UserError as error:
             # Only what a draw by chance does not suffer from is to be told of a balanced one.
-            kind = "draw failed" if balance else "empty split"
-            found = [make_fault(kind, part_text("labeled"), str(error))]
+            failed = make_fault("draw failed", part_text("labeled"), str(error))
+            found = [failed if balance else _empty_split("labeled", error)]
         else:
             break
     else:
         drawn = Partition((), tuple(pool))
     faults += found
     return drawn
+
+
+def _empty_split(part: str, error: UserError) -> Fault:
+    """Makes a fault of a mistake's sentence, which itself says after a colon what to do."""
+    what, _, remedy = str(error).removesuffix(".").rpartition(": ")
+    fault = make_fault("empty split", part_text(part), what or remedy)
+    return dataclasses.replace(fault, remedy=remedy) if what else fault
 
 
 def _disjoint(train: Source, val: Source, partition: Partition, faults: list[Fault]) -> Partition:

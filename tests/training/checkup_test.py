@@ -97,7 +97,8 @@ def test_a_missing_split_does_not_hide_the_other(data):
     data.val_split = "test"
     opened = open_all(data)
     assert kinds(opened)[0] == "empty split"
-    assert "no split 'test'" in opened.faults[0].detail
+    assert opened.faults[0].detail == f"there is no split 'test' in {data.root}/images"
+    assert opened.faults[0].remedy.startswith("choose one of its folders (train, val), or keep")
     assert len(opened.val) == 0
     assert opened.train.class_names == opened.val.class_names
     assert len(opened.partition.labeled) == 2
