@@ -47,7 +47,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
         The other arguments, and pairs of dotted field name and value.
 
     Raises:
-        UserError: an override without a value.
+        UserError: an override without a name or a value.
     """
     rest, overrides = [], []
     arguments = iter(argv)
@@ -56,6 +56,8 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
             rest.append(argument)
             continue
         name, equals, value = argument.removeprefix("--config.").partition("=")
+        if not name:
+            raise UserError(f"{argument} names no field: give --config.FIELD=VALUE.")
         if not equals:
             value = next(arguments, None)
             if value is None:

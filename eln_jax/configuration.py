@@ -119,6 +119,9 @@ def load_file(path: str) -> Any:
     """
     name, _, variant = path.partition(":")
     file = Path(name)
+    if file.is_dir():
+        inside = ", ".join(sorted(path.name for path in file.glob("*.py"))) or "none"
+        raise UserError(f"{name} is a folder: give one of its .py files ({inside}).")
     if not file.is_file():
         nearby = sorted(str(p) for p in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise UserError(

@@ -26,9 +26,18 @@ class UnreadableFileError(UserError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns a sentence with the known name nearest to a mistyped one; empty if none is near."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    known, last = list(known), _last_part(name)
+    # "lr" is short for "learning_rate", and nearer to other names.
+    close = [k for k in known if len(last) > 1 and _initials(_last_part(k)) == last][:1]
+    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not close:  # the right last part in the wrong block is a common slip
-        last = name.rsplit(".", 1)[-1]
-        close = [k for k in known if k.rsplit(".", 1)[-1] == last][:1]
+        close = [k for k in known if _last_part(k) == last][:1]
     return f" Did you mean {close[0]}?" if close else ""
+
+
+def _last_part(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))

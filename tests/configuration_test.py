@@ -81,6 +81,7 @@ def test_an_override_is_read_as_the_type_of_its_field(name, text, value):
     [
         ("optim.learning_rat", "1", "Did you mean optim.learning_rate?"),
         ("learning_rate", "1", "Did you mean optim.learning_rate?"),
+        ("optim.lr", "1", "Did you mean optim.learning_rate?"),
         ("optim", "1", "block of fields"),
         ("steps.eln", "many", "whole number"),
         ("steps.eln", "1.5", "whole number"),
@@ -194,6 +195,12 @@ def test_a_missing_config_file_names_the_nearest():
         configuration.load(str(CONFIGS / "quickstrat.py"))
 
 
+def test_a_folder_is_no_config_file(tmp_path):
+    (tmp_path / "mine.py").write_text("")
+    with pytest.raises(UserError, match=r"is a folder: give one of its \.py files \(mine\.py\)"):
+        configuration.load(str(tmp_path))
+
+
 def test_a_config_without_get_config(tmp_path):
     path = tmp_path / "c.py"
     path.write_text("x = 1\n")
@@ -209,6 +216,8 @@ def test_overrides_are_told_from_other_flags():
     assert overrides == [("seed", "3"), ("steps.eln", "5")]
     with pytest.raises(UserError, match="needs a value"):
         command_line.split_overrides(["--config.seed"])
+    with pytest.raises(UserError, match=r"--config\.=3 names no field"):
+        command_line.split_overrides(["--config.=3"])
 
 
 def test_official_changes_only_what_it_names():
