@@ -16,6 +16,7 @@ Segments an image, or every image below a folder, at its original size. Into --o
   predictions.html  the overlays and error maps on one page, the probably worst image first
   predictions.json  the classes, and a row an image: files, confidence, the share of its pixels that
                     is probably wrong, and how much of it is which class
+An earlier prediction there is written over; masks that come from none are not.
 An image that cannot be read is told and left out. Masks hold the ids that the training's masks had;
 turned pictures (EXIF) are turned upright first.
 """
@@ -69,21 +70,23 @@ def main(argv: Sequence[str]) -> int:
 
     # Imports jax: after the flags have been understood.
     from eln_jax.data.progress import Progress
+    from eln_jax.evaluation import prediction_files
     from eln_jax.evaluation.maps import Views
-    from eln_jax.evaluation.prediction_files import Writer, list_images, read_images
     from eln_jax.evaluation.prediction_page import PAGE, make_page
     from eln_jax.training.logging import duration
     from eln_jax.training.trained_model import classes_json, open_model
 
-    files = list_images(flags.input, flags.output)
+    prediction_files.check_output(flags.output)
+    files = prediction_files.list_images(flags.input, flags.output)
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
     predictor = model.predictor(min(flags.batch_size, len(files)), views=Views(**views))
     print(f"Segmenting {len(files)} images with the {model.description}.")
-    writer = Writer(flags.output, model.palette, config.data.class_ids)
+    prediction_files.begin(flags.output)
+    writer = prediction_files.Writer(flags.output, model.palette, config.data.class_ids)
     rows, faults = [], []
     with Progress(duration) as progress:
         progress.start("Prediction", len(files), "images")
-        for example, maps in predictor.stream(read_images(files, faults)):
+        for example, maps in predictor.stream(prediction_files.read_images(files, faults)):
             rows.append(writer.write(example["id"], example["image"], maps))
             progress.update(len(rows) + len(faults))
     summary = {
@@ -94,8 +97,7 @@ def main(argv: Sequence[str]) -> int:
         "predictions": rows,
         "faults": faults,
     }
-    flags.output.mkdir(parents=True, exist_ok=True)
-    path = flags.output / "predictions.json"
+    path = flags.output / prediction_files.SUMMARY
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     by = "P(wrong) of the ELN" if model.has_eln else "1 - maximum probability"
     words = f"{len(rows)} images, segmented by the {model.description}."

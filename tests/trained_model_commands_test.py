@@ -20,7 +20,7 @@ from PIL import Image
 from eln_jax import configuration, evaluate, export, main, predict, review_labels
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.errors import UserError
-from eln_jax.evaluation import label_review
+from eln_jax.evaluation import label_review, prediction_files
 from eln_jax.training.trained_model import open_model
 from tests.tiny import QUICKSTART, tiny_overrides
 
@@ -181,6 +181,30 @@ def test_what_was_predicted_before_is_not_predicted_again(run, scenes, tmp_path)
         found = json.loads((folder / "predictions.json").read_text())["predictions"]
         assert len(found) == 5
     assert "caf%E9.png" in (folder / "predictions.html").read_text()
+
+
+def test_masks_of_ones_own_are_not_overwritten(run, scenes, tmp_path):
+    own = tmp_path / "masks" / next(scenes[0].iterdir()).name
+    own.parent.mkdir()
+    own.write_bytes(b"drawn by hand")
+    with pytest.raises(UserError, match=r"its masks come from no earlier prediction"):
+        predict.main([f"--model={run}", f"--input={scenes[0]}", f"--output={tmp_path}"])
+    assert own.read_bytes() == b"drawn by hand"
+
+
+def test_a_prediction_that_broke_off_is_made_again_by_the_same_command(
+    run, scenes, tmp_path, monkeypatch
+):
+    def break_off(*_):
+        raise KeyboardInterrupt
+
+    flags = [f"--model={run}", f"--input={scenes[0]}", f"--output={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction_files, "heat_map", break_off)  # the mask is written by then
+        with pytest.raises(KeyboardInterrupt):
+            predict.main(flags)
+    assert list((tmp_path / "masks").iterdir())
+    assert predict.main(flags) == 0
 
 
 def test_predicted_masks_score_as_the_evaluation_says(run, scenes, tmp_path):

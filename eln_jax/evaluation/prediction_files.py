@@ -13,7 +13,10 @@ from eln_jax.data.decoding import IMAGE_SUFFIXES, decode_image
 from eln_jax.errors import UserError
 from eln_jax.evaluation.maps import PixelMaps
 from eln_jax.evaluation.panels import colorize, heat_map
+from eln_jax.evaluation.prediction_page import PAGE
+from eln_jax.html_page import make_document
 
+SUMMARY = "predictions.json"
 _OVERLAY_OPACITY = 0.55
 _JPEG_QUALITY = 90
 
@@ -61,6 +64,32 @@ def list_images(path: Path, output: Path | None = None) -> list[ImageFile]:
         ImageFile(below, str(below.relative_to(path)) if times[stem] > 1 else stem)
         for below, stem in zip(found, stems, strict=True)
     ]
+
+
+def check_output(output: Path) -> None:
+    """Refuses a folder whose masks may be somebody's work, such as the root of a data set.
+
+    Raises:
+        UserError: it holds a folder that would be written to, and nothing of an earlier prediction.
+    """
+    there = [name for name in _FOLDERS if (output / name).exists()]
+    if there and not _is_of_a_prediction(output):
+        raise UserError(
+            f"--output={output}: its {' and '.join(there)} come from no earlier prediction and "
+            "would be overwritten; name another folder, or move them away."
+        )
+
+
+def begin(output: Path) -> None:
+    """Makes the folder, and what tells `check_output` whose it is if the prediction breaks off."""
+    output.mkdir(parents=True, exist_ok=True)
+    if not _is_of_a_prediction(output):
+        words = "<p>This prediction is under way, or was broken off.</p>"
+        (output / PAGE).write_text(make_document("Predictions", [words]), encoding="utf-8")
+
+
+def _is_of_a_prediction(output: Path) -> bool:
+    return any((output / name).is_file() for name in (SUMMARY, PAGE))
 
 
 def read_images(
