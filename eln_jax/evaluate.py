@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eln_jax import command_line, configuration
+from eln_jax.output import refuse_training
 
 DESCRIPTION = """\
 Predicts the images of a split that have a mask, at their original size, and says how good the
@@ -88,13 +89,14 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
     from eln_jax.training.reporting import report_or_reason, write_evaluation_report
     from eln_jax.training.trained_model import open_model
 
+    output = flags.output or flags.model / "evaluation" / flags.split
+    processes.by_the_first(lambda: refuse_training(output))
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
     source, indices = with_masks(config.data, flags.split)
     if flags.split == "val":
         refuse_learned(flags.model, config.data, source, indices)
     if flags.split == "val" and config.eval.max_images:
         indices = indices[: config.eval.max_images]
-    output = flags.output or flags.model / "evaluation" / flags.split
     if processes.is_first():
         output.mkdir(parents=True, exist_ok=True)
     share = processes.share_of(indices)

@@ -7,6 +7,7 @@ from typing import Any
 
 from eln_jax import command_line, configuration
 from eln_jax.errors import UserError
+from eln_jax.output import refuse_training
 
 DESCRIPTION = """\
 Looks through the masks of a data set with a trained model and ranks the regions that are probably
@@ -75,6 +76,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--plant={flags.plant} must be more than 0 and less than 1.")
     if flags.seed < 0:
         raise UserError(f"--seed={flags.seed} must be 0 or more.")
+    refuse_training(flags.output)
     path = flags.model / "config.json"
     config: Any = configuration.read_json(path, overrides, needs_data=True)
     views = command_line.read_views(flags, config.crop_size, config.eval.protocol)

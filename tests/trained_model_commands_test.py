@@ -86,6 +86,12 @@ def test_evaluation_gives_the_figures_of_the_training(run, tmp_path, capsys):
     assert "scene_1000000" in report
 
 
+def test_an_evaluation_lies_in_the_run_unless_told_otherwise(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    assert evaluate.main([f"--model={tmp_path / 'run'}"]) == 0
+    assert (tmp_path / "run" / "evaluation" / "val" / "report.html").is_file()
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -382,6 +388,9 @@ def test_several_views_change_the_prediction_and_one_does_not(run, tmp_path):
     ("command", "arguments", "words"),
     [
         (evaluate, ["--model=nowhere"], "nowhere"),
+        (evaluate, ["--model={run}", "--output={run}"], "is the folder of a training"),
+        (predict, ["--model={run}", "--input=x", "--output={run}"], "is the folder of a training"),
+        (review_labels, ["--model={run}", "--output={run}"], "is the folder of a training"),
         (evaluate, ["--model={run}", "--scales=1,x"], "--scales=1,x"),
         (evaluate, ["--model={run}", "--config.data.sorce=voc"], "Did you mean data.source"),
         (evaluate, ["--model={run}", "--split=test"], "invalid choice"),
