@@ -60,7 +60,12 @@ def main(argv: Sequence[str]) -> int:
     """
     rest, overrides = command_line.split_overrides(argv)
     parser = command_line.make_parser("benchmark", DESCRIPTION, EXAMPLES + command_line.CONFIG_HELP)
-    parser.add_argument("--config", required=True, help="configuration file, FILE.py[:variant]")
+    parser.add_argument(
+        "--config",
+        required=True,
+        type=command_line.filled,
+        help="configuration file, FILE.py[:variant]",
+    )
     parser.add_argument("--what", choices=(*SUBJECTS, "all"), default="step", help="default: step")
     parser.add_argument(
         "--phase", choices=PHASES, help="phase whose step is measured (default: all three)"
@@ -68,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, help=f"steps of each phase to time (default {STEPS})")
     parser.add_argument(
         "--profile",
-        type=Path,
+        type=command_line.path,
         metavar="FOLDER",
         help="folder for a trace of two more steps of each phase, to be seen in XProf or Perfetto",
     )
@@ -85,7 +90,9 @@ def main(argv: Sequence[str]) -> int:
         help="compile for this TPU slice, as v5e:2x2 or v4:2x2x1, instead of this machine; "
         "needs the extra tpu, but no TPU",
     )
-    parser.add_argument("--json", type=Path, help="file to write the figures to as well")
+    parser.add_argument(
+        "--json", type=command_line.path, help="file to write the figures to as well"
+    )
     flags = parser.parse_args(rest)
     _check(flags)
     needs_data = flags.what in ("data", "all")

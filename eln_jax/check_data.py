@@ -55,10 +55,15 @@ def main(argv: Sequence[str]) -> int:
     parser = command_line.make_parser(
         "check_data", DESCRIPTION, EXAMPLES + command_line.CONFIG_HELP
     )
-    parser.add_argument("--config", required=True, help="configuration file, FILE.py[:variant]")
+    parser.add_argument(
+        "--config",
+        required=True,
+        type=command_line.filled,
+        help="configuration file, FILE.py[:variant]",
+    )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=command_line.path,
         default=Path("data_report"),
         help="folder for the report, made if absent (default: data_report)",
     )

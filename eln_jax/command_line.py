@@ -37,6 +37,26 @@ def make_parser(name: str, description: str, epilog: str = "") -> Parser:
     )
 
 
+def filled(text: str) -> str:
+    """The type of a flag that says nothing when it is empty.
+
+    Raises:
+        argparse.ArgumentTypeError: it is, as where a variable of the shell is not set.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty, as a variable of the shell that is not set")
+    return text
+
+
+def path(text: str) -> Path:
+    """The type of a flag that names a file or a folder: to `Path` nothing is the current folder.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty.
+    """
+    return Path(filled(text))
+
+
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Separates `--config.a.b=value` (or `--config.a.b value`) from the other arguments.
 
@@ -71,7 +91,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         required=True,
-        type=Path,
+        type=path,
         help="the --workdir of a training, maybe under way, or a folder of export or convert",
     )
     parser.add_argument(

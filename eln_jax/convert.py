@@ -53,13 +53,18 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = command_line.make_parser("convert", DESCRIPTION, EXAMPLES)
     parser.add_argument(
-        "--input", required=True, type=Path, help=".pth file, or a converted folder"
+        "--input", required=True, type=command_line.path, help=".pth file, or a converted folder"
     )
     parser.add_argument(
-        "--output", required=True, type=Path, help="new folder, or a new .pth file to go back"
+        "--output",
+        required=True,
+        type=command_line.path,
+        help="new folder, or a new .pth file to go back",
     )
     parser.add_argument(
-        "--classes", type=Path, help='file with a line a class, "ID NAME [#rrggbb]", in their order'
+        "--classes",
+        type=command_line.path,
+        help='file with a line a class, "ID NAME [#rrggbb]", in their order',
     )
     flags = parser.parse_args(argv)
     if flags.output.is_file() or (flags.output.is_dir() and any(flags.output.iterdir())):

@@ -3,7 +3,6 @@
 import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from eln_jax import command_line, configuration
@@ -56,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
         default="val",
         help="validation, labelled or (where they have masks) unlabelled images (default: val)",
     )
-    parser.add_argument("--output", type=Path, help="folder (default: MODEL/evaluation/SPLIT)")
+    parser.add_argument(
+        "--output", type=command_line.path, help="folder (default: MODEL/evaluation/SPLIT)"
+    )
     command_line.add_distributed_flag(parser)
     flags = parser.parse_args(rest)
     path = flags.model / "config.json"

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = command_line.make_parser("export", DESCRIPTION, EXAMPLES)
     command_line.add_model_flags(parser)
-    parser.add_argument("--output", required=True, type=Path, help="new folder")
+    parser.add_argument("--output", required=True, type=command_line.path, help="new folder")
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
     flags = parser.parse_args(argv)
     if flags.output.exists() and (not flags.output.is_dir() or any(flags.output.iterdir())):

@@ -1,7 +1,6 @@
 """Trains: `python -m eln_jax.main --config=configs/quickstart.py --workdir=runs/quickstart`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from eln_jax import command_line, configuration
 from eln_jax.errors import UserError
@@ -34,11 +33,16 @@ def main(argv: Sequence[str]) -> int:
     """
     rest, overrides = command_line.split_overrides(argv)
     parser = command_line.make_parser("main", DESCRIPTION, EXAMPLES + command_line.CONFIG_HELP)
-    parser.add_argument("--config", required=True, help="configuration file, FILE.py[:variant]")
+    parser.add_argument(
+        "--config",
+        required=True,
+        type=command_line.filled,
+        help="configuration file, FILE.py[:variant]",
+    )
     parser.add_argument(
         "--workdir",
         required=True,
-        type=Path,
+        type=command_line.path,
         help="folder for checkpoints, metrics.jsonl, pictures and report.html; made if absent; of "
         "several processes all must see it",
     )

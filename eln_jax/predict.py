@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from eln_jax import command_line, configuration
@@ -49,8 +48,12 @@ def main(argv: Sequence[str]) -> int:
     parser = command_line.make_parser("predict", DESCRIPTION, EXAMPLES)
     command_line.add_model_flags(parser)
     command_line.add_view_flags(parser)
-    parser.add_argument("--input", required=True, type=Path, help="an image, or a folder of images")
-    parser.add_argument("--output", required=True, type=Path, help="folder, made if absent")
+    parser.add_argument(
+        "--input", required=True, type=command_line.path, help="an image, or a folder of images"
+    )
+    parser.add_argument(
+        "--output", required=True, type=command_line.path, help="folder, made if absent"
+    )
     parser.add_argument("--batch_size", type=int, default=4, help="images at a time (default: 4)")
     parser.add_argument(
         "--rank",

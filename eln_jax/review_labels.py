@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from eln_jax import command_line, configuration
@@ -56,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
     parser = command_line.make_parser("review_labels", DESCRIPTION, EXAMPLES)
     command_line.add_model_flags(parser)
     command_line.add_view_flags(parser)
-    parser.add_argument("--output", required=True, type=Path, help="folder, made if absent")
+    parser.add_argument(
+        "--output", required=True, type=command_line.path, help="folder, made if absent"
+    )
     parser.add_argument(
         "--split",
         choices=tuple(_PARTS),

@@ -61,8 +61,12 @@ def main(argv: Sequence[str]) -> int:
     """
     rest, overrides = command_line.split_overrides(argv)
     parser = command_line.make_parser("study", DESCRIPTION, EXAMPLES + command_line.CONFIG_HELP)
-    parser.add_argument("--config", required=True, help="study file, FILE.py[:variant]")
-    parser.add_argument("--output", required=True, type=Path, help="folder; made if absent")
+    parser.add_argument(
+        "--config", required=True, type=command_line.filled, help="study file, FILE.py[:variant]"
+    )
+    parser.add_argument(
+        "--output", required=True, type=command_line.path, help="folder; made if absent"
+    )
     parser.add_argument("--seeds", metavar="S,S,...", help="these instead of the file's")
     parser.add_argument("--arms", metavar="A,A,...", help="these arms alone")
     parser.add_argument(

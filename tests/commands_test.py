@@ -9,6 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eln_jax import (
+    benchmark,
+    check_data,
+    convert,
+    evaluate,
+    export,
+    main,
+    predict,
+    review_labels,
+    study,
+)
+from eln_jax.data import prepare
+from eln_jax.errors import UserError
 from tests.tiny import QUICKSTART, tiny_overrides
 
 ROOT = Path(__file__).parent.parent
@@ -107,6 +120,28 @@ def test_help_teaches_and_is_quick_to_import(name):
 def test_a_mistaken_command_line_is_refused(arguments, words):
     assert words in refusal("main", *arguments)
     assert not Path("w").exists()
+
+
+@pytest.mark.parametrize(
+    ("door", "flags"),
+    [
+        (main, ["--config", "--workdir"]),
+        (study, ["--config", "--output"]),
+        (benchmark, ["--config", "--json", "--profile"]),
+        (check_data, ["--config", "--output"]),
+        (evaluate, ["--model", "--output"]),
+        (predict, ["--model", "--input", "--output"]),
+        (review_labels, ["--model", "--output"]),
+        (export, ["--model", "--output"]),
+        (convert, ["--input", "--output", "--classes"]),
+        (prepare, ["--source", "--data_dir"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_an_empty_path_is_not_the_current_folder(door, flags):
+    for flag in flags:
+        with pytest.raises(UserError, match=f"{flag}: it is empty"):
+            door.main([f"{flag}="])
 
 
 def test_a_folder_without_images(folder):

@@ -52,9 +52,14 @@ def main(argv: Sequence[str]) -> int:
     """
     parser = command_line.make_parser("data.prepare", DESCRIPTION, EXAMPLES)
     parser.add_argument("--dataset", required=True, choices=sorted(DATASETS), help="which data set")
-    parser.add_argument("--source", type=Path, help="folder with the data set or its archives")
     parser.add_argument(
-        "--data_dir", required=True, help="folder for data sets, on a local disk; made if absent"
+        "--source", type=command_line.path, help="folder with the data set or its archives"
+    )
+    parser.add_argument(
+        "--data_dir",
+        required=True,
+        type=command_line.filled,
+        help="folder for data sets, on a local disk; made if absent",
     )
     parser.add_argument("--splits", help="comma-separated; default: train,val; voc: trainaug,val")
     parser.add_argument(
