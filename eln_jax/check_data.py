@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from eln_jax import command_line, configuration
+from eln_jax.output import room_for
 
 DESCRIPTION = """\
 Reads everything that a training with this configuration would read, every image and the masks of
@@ -25,6 +26,7 @@ exit codes:
   0  no errors; there may be warnings, which are worth a look
   1  errors: what a training would stop at, leave out, or be flattered by
   2  a mistake in the command or the configuration, told in one sentence
+  3  no room for the report
 
 examples:
   your own images, before the first training
@@ -87,7 +89,8 @@ def main(argv: Sequence[str]) -> int:
     if found := configuration.complete(config, find):
         console.print(found, markup=False, soft_wrap=True)
     train, val, partition, faults = checkup.open_all(config.data)
-    flags.output.mkdir(parents=True, exist_ok=True)
+    with room_for(flags.output):
+        flags.output.mkdir(parents=True, exist_ok=True)
     images = sum(map(len, partition))
     with Progress(duration, console) as progress:
         progress.start("Reading", images, "images")
@@ -109,8 +112,9 @@ def main(argv: Sequence[str]) -> int:
         root=config.data.root,
     )
     written = {"data_report.html": page, "data_report.json": report.to_json()}
-    for name, text in written.items():
-        (flags.output / name).write_text(text, encoding="utf-8")
+    with room_for(flags.output):
+        for name, text in written.items():
+            (flags.output / name).write_text(text, encoding="utf-8")
 
     print_table(parts_table(report), console)
     print_table(classes_table(report), console)

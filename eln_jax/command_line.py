@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eln_jax.errors import StorageError, UserError
+from eln_jax.errors import StorageError, UserError, is_full
 from eln_jax.user_cache import keep_compiled_programs
 
 CONFIG_HELP = """\
@@ -175,8 +175,9 @@ def run(command: Callable[[Sequence[str]], int | None]) -> None:
     """Runs a door and exits.
 
     With what the command returns, 2 after one sentence for a user's mistake or a file that cannot
-    be used, 3 if a run's folder cannot be written to for now, 130 after Ctrl-C. One of several
-    processes that fails leaves at once, with 1 if it is because another has left.
+    be used, 3 if an output folder cannot be written to for now, as on a full disk, 130 after
+    Ctrl-C. One of several processes that fails leaves at once, with 1 if it is because another has
+    left.
     """
     keep_compiled_programs()
     try:
@@ -185,8 +186,10 @@ def run(command: Callable[[Sequence[str]], int | None]) -> None:
         print(f"eln_jax: {error}", file=sys.stderr)
         code = 3 if isinstance(error, StorageError) else 2
     except OSError as error:
-        print(f"eln_jax: {sentence_of(error)}.", file=sys.stderr)
-        code = 2
+        full = is_full(error)
+        advice = "; make room, and give the same command again" if full else ""
+        print(f"eln_jax: {sentence_of(error)}{advice}.", file=sys.stderr)
+        code = 3 if full else 2
     except KeyboardInterrupt:
         print("eln_jax: stopped by Ctrl-C.", file=sys.stderr)
         code = 130

@@ -7,6 +7,7 @@ from typing import Any
 from eln_jax import command_line, configuration
 from eln_jax.converted_configuration import official_configuration, torchvision_configuration
 from eln_jax.errors import UserError
+from eln_jax.output import room_for
 
 DESCRIPTION = """\
 Turns a PyTorch checkpoint into a folder of weights by our names, and such a folder back into a
@@ -77,11 +78,12 @@ def main(argv: Sequence[str]) -> int:
     if flags.classes and flags.input.is_dir():
         raise UserError("--classes names the classes of a .pth file; --input is a folder.")
     try:
-        if flags.input.is_dir():
-            _to_torch(flags.input, flags.output)
-        else:
-            _from_torch(flags.input, flags.output, flags.classes)
-    except OSError as error:  # no right to read or write there, disk full
+        with room_for(flags.output):
+            if flags.input.is_dir():
+                _to_torch(flags.input, flags.output)
+            else:
+                _from_torch(flags.input, flags.output, flags.classes)
+    except OSError as error:  # no right to read or write there
         raise UserError(f"{error.filename or flags.output}: {error.strerror}.") from None
     return 0
 

@@ -1,6 +1,7 @@
 """The one exception that is meant for the person at the keyboard."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -17,11 +18,16 @@ class DivergedError(UserError):
 
 
 class StorageError(UserError):
-    """A run's folder cannot be written to for now; the commands exit with code 3."""
+    """An output folder cannot be written to for now; the commands exit with code 3."""
 
 
 class UnreadableFileError(UserError):
     """A picture is missing, damaged or of a kind that cannot be read; others may be well."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there is no room: on the disk, or of what the user may have of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

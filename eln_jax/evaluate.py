@@ -3,10 +3,11 @@
 import argparse
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from eln_jax import command_line, configuration
-from eln_jax.output import refuse_training
+from eln_jax.output import refuse_training, room_for
 
 DESCRIPTION = """\
 Predicts the images of a split that have a mask, at their original size, and says how good the
@@ -87,7 +88,7 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
     from eln_jax.training.images import refuse_learned
     from eln_jax.training.logging import duration, print_table
     from eln_jax.training.opening import with_masks
-    from eln_jax.training.reporting import report_or_reason, write_evaluation_report
+    from eln_jax.training.reporting import REPORT, report_or_reason, write_evaluation_report
     from eln_jax.training.trained_model import open_model
 
     output = flags.output or flags.model / "evaluation" / flags.split
@@ -144,15 +145,18 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
         images=len(indices),
         class_names=model.class_names,
     )
-    assessment.collector.write(output, head, assessment.figures, assessment.result)
+    with room_for(output):
+        assessment.collector.write(output, head, assessment.figures, assessment.result)
     print(f"Results: {output / findings.METRICS}, {output / findings.PER_IMAGE}")
     seconds = time.monotonic() - started
-    report = report_or_reason(
-        lambda: write_evaluation_report(
-            output, flags.model, model, seconds, configuration.to_json(config)
-        )
-    )
-    print(f"Report: {report}")
+
+    def write_report() -> Path:
+        with room_for(output / REPORT):
+            return write_evaluation_report(
+                output, flags.model, model, seconds, configuration.to_json(config)
+            )
+
+    print(f"Report: {report_or_reason(write_report)}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from eln_jax import command_line, configuration
-from eln_jax.errors import UserError
+from eln_jax.errors import StorageError, UserError, is_full
 
 DESCRIPTION = """\
 Trains a segmentation network from few labelled and many unlabelled images, in three phases:
@@ -80,7 +80,8 @@ def main(argv: Sequence[str]) -> int:
                 config, configuration.to_json(config), flags.workdir, resume
             )
         except OSError as error:  # a disk that is full, or a mount that has gone
-            raise UserError(
+            kind = StorageError if is_full(error) else UserError
+            raise kind(
                 f"{command_line.sentence_of(error)}; once that can be used, the same command goes "
                 "on from the last checkpoint."
             ) from error

@@ -6,7 +6,7 @@ from typing import Any
 
 from eln_jax import command_line, configuration
 from eln_jax.errors import UserError
-from eln_jax.output import refuse_training
+from eln_jax.output import refuse_training, room_for
 
 DESCRIPTION = """\
 Segments an image, or every image below a folder, at its original size. Into --output go
@@ -25,6 +25,7 @@ exit codes:
   0  all images were segmented
   1  some could not be read
   2  a mistake in the command, told in one sentence
+  3  no room for the results; what has been written so far stays
 
 examples:
   python -m eln_jax.predict --model=runs/mine --input=photos --output=found
@@ -86,10 +87,10 @@ def main(argv: Sequence[str]) -> int:
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
     predictor = model.predictor(min(flags.batch_size, len(files)), views=Views(**views))
     print(f"Segmenting {len(files)} images with the {model.description}.")
-    prediction_files.begin(flags.output)
     writer = prediction_files.Writer(flags.output, model.palette, config.data.class_ids)
     rows, faults = [], []
-    with Progress(duration) as progress:
+    with room_for(flags.output), Progress(duration) as progress:
+        prediction_files.begin(flags.output)
         progress.start("Prediction", len(files), "images")
         for example, maps in predictor.stream(prediction_files.read_images(files, faults)):
             rows.append(writer.write(example["id"], example["image"], maps))
@@ -102,19 +103,19 @@ def main(argv: Sequence[str]) -> int:
         "predictions": rows,
         "faults": faults,
     }
-    path = flags.output / prediction_files.SUMMARY
-    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     by = "P(wrong) of the ELN" if model.has_eln else "1 - maximum probability"
     words = f"{len(rows)} images, segmented by the {model.description}."
     title = f"Predictions: {flags.input.absolute().name}"
     html = make_page(rows, summary["classes"], title=title, words=words, by=by)
-    (flags.output / PAGE).write_text(html, encoding="utf-8", errors="replace")
+    path, page = flags.output / prediction_files.SUMMARY, flags.output / PAGE
+    with room_for(flags.output):
+        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        page.write_text(html, encoding="utf-8", errors="replace")
     for fault in faults:
         print(f"Left out: {fault}")
     if flags.rank:
         _print_rank(rows, flags.rank, by)
     folders = ["masks", "overlays", *(["errors"] if model.has_eln else [])]
-    page = flags.output / PAGE
     print(f"Results: {page}, {path}, and in {flags.output} the folders {', '.join(folders)}.")
     return 1 if faults else 0
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from eln_jax import command_line, configuration
 from eln_jax.errors import UserError
-from eln_jax.output import refuse_training
+from eln_jax.output import refuse_training, room_for
 
 DESCRIPTION = """\
 Looks through the masks of a data set with a trained model and ranks the regions that are probably
@@ -128,7 +128,10 @@ def main(argv: Sequence[str]) -> int:
         "planted": {k: None if math.isnan(v) else v for k, v in figures.items()} or None,
     }
     pictures = review_files.draw(found.regions[: flags.top], reader, model.palette)
-    paths = review_files.write(flags.output, header, rows, found, words, pictures, model.palette)
+    with room_for(flags.output):
+        paths = review_files.write(
+            flags.output, header, rows, found, words, pictures, model.palette
+        )
     print(f"Results: {', '.join(map(str, paths))}")
     return 0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from eln_jax import command_line
 from eln_jax.errors import UserError
+from eln_jax.output import room_for
 
 DESCRIPTION = """\
 Trains the same configuration in several arms (such as gates) and over several seeds, side by side.
@@ -104,14 +105,17 @@ def main(argv: Sequence[str]) -> int:
 
     from eln_jax.studies import plots, results, running, tables
 
-    flags.output.mkdir(parents=True, exist_ok=True)
-    running.check_same(all_runs, runs, flags.output)
-    outcome = running.train_runs(runs, flags.output, previous_if_damaged=flags.previous_if_damaged)
-    found = results.collect(whole, all_runs, flags.output)
-    drawn = plots.draw(found, flags.output)
-    command = shlex.join(["python", "-m", "eln_jax.study", *argv])
-    tables_path = tables.write(found, flags.output, command, drawn)
-    results_path = results.write(found, flags.output)
+    with room_for(flags.output):
+        flags.output.mkdir(parents=True, exist_ok=True)
+        running.check_same(all_runs, runs, flags.output)
+        outcome = running.train_runs(
+            runs, flags.output, previous_if_damaged=flags.previous_if_damaged
+        )
+        found = results.collect(whole, all_runs, flags.output)
+        drawn = plots.draw(found, flags.output)
+        command = shlex.join(["python", "-m", "eln_jax.study", *argv])
+        tables_path = tables.write(found, flags.output, command, drawn)
+        results_path = results.write(found, flags.output)
     if outcome.exit_code:
         print(f"Stopped; the same command goes on. So far: {tables_path}")
         return outcome.exit_code

@@ -165,3 +165,12 @@ def test_a_terminal_gets_a_table(folder):
     text = screen.getvalue()
     assert "images/train/b.png" in text
     assert "what to do" in text
+
+
+def test_a_full_disk_is_told_with_the_folder_and_what_to_do(folder, monkeypatch, capsys, full):
+    output = folder.parent / "report" / "new"
+    output.mkdir(parents=True)
+    (output / "data_report.html").symlink_to(full)
+    assert leave(monkeypatch, arguments(folder)) == 3
+    told = capsys.readouterr().err
+    assert f"{output} cannot be written (No space left on device); make room" in told

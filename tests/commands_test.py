@@ -1,5 +1,6 @@
 """The doors as a user opens them: exit codes and one clear sentence for each mistake."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from PIL import Image
 from eln_jax import (
     benchmark,
     check_data,
+    command_line,
     convert,
     evaluate,
     export,
@@ -173,3 +175,14 @@ def test_a_corrupt_image(folder):
 
 def test_more_labelled_images_than_masks(folder):
     assert "2 training image" in train_folder(folder, "--config.data.labeled_count=3")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_mistake_of_the_command(number, capsys):
+    def door(_):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(SystemExit) as ending:
+        command_line.run(door)
+    assert ending.value.code == 3
+    assert "make room, and give the same command again" in capsys.readouterr().err

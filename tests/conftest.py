@@ -58,6 +58,15 @@ def pytest_xdist_make_scheduler(config, log):
     return OneCompiles(config, log) if config.option.dist == "loadfile" else None
 
 
+@pytest.fixture
+def full():
+    """A file that has no room: to be linked to in place of one that will be written."""
+    device = Path("/dev/full")
+    if not device.exists():
+        pytest.skip("no device that is always full")
+    return device
+
+
 @pytest.fixture(autouse=True, scope="module")
 def programs_made_once():
     """A module's runs whose configurations ask for the same programs share them, compiled.

@@ -19,7 +19,7 @@ from PIL import Image
 
 from eln_jax import configuration, evaluate, export, main, predict, review_labels
 from eln_jax.data.synthetic import SyntheticSource
-from eln_jax.errors import UserError
+from eln_jax.errors import StorageError, UserError
 from eln_jax.evaluation import label_review, prediction_files
 from eln_jax.training.trained_model import open_model
 from tests.tiny import QUICKSTART, tiny_overrides
@@ -90,6 +90,14 @@ def test_an_evaluation_lies_in_the_run_unless_told_otherwise(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     assert evaluate.main([f"--model={tmp_path / 'run'}"]) == 0
     assert (tmp_path / "run" / "evaluation" / "val" / "report.html").is_file()
+
+
+def test_a_report_without_room_is_told_and_nothing_is_left_of_it(run, tmp_path, full):
+    (tmp_path / "report.tmp").symlink_to(full)
+    with pytest.raises(StorageError, match=r"report\.html cannot be written .*make room"):
+        evaluate.main([f"--model={run}", f"--output={tmp_path}"])
+    assert (tmp_path / "metrics.json").is_file()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("report")]
 
 
 def free_port():
@@ -211,6 +219,16 @@ def test_a_prediction_that_broke_off_is_made_again_by_the_same_command(
             predict.main(flags)
     assert list((tmp_path / "masks").iterdir())
     assert predict.main(flags) == 0
+
+
+def test_a_full_disk_ends_a_prediction_with_what_to_do(run, scenes, tmp_path, full):
+    (tmp_path / "predictions.json").touch()
+    (tmp_path / "masks").mkdir()
+    for scene in scenes[0].iterdir():
+        (tmp_path / "masks" / scene.name).symlink_to(full)
+    with pytest.raises(StorageError, match=r"cannot be written .*make room") as error:
+        predict.main([f"--model={run}", f"--input={scenes[0]}", f"--output={tmp_path}"])
+    assert str(tmp_path) in str(error.value)
 
 
 def test_predicted_masks_score_as_the_evaluation_says(run, scenes, tmp_path):

@@ -26,6 +26,7 @@ from eln_jax.evaluation.detection import accuracy_at_coverage
 from eln_jax.evaluation.inference import Predictor
 from eln_jax.evaluation.maps import PixelMaps
 from eln_jax.evaluation.scoring import EvaluationResult
+from eln_jax.output import write_whole
 
 _BOX = 240  # the longer side of a small picture, in pixels; smaller images stay as they are
 _COVERAGES = np.arange(1, 101) / 100
@@ -124,17 +125,17 @@ class Collector:
         folder.mkdir(parents=True, exist_ok=True)
         values = {**head, **_defined(figures), "confusion_matrix": result.confusion.tolist()}
         values["risk_coverage"] = risk_coverage_points(result)
-        _replace(folder / METRICS, (json.dumps(values, indent=2) + "\n").encode())
+        write_whole(folder / METRICS, (json.dumps(values, indent=2) + "\n").encode())
         rows = sorted(self.images, key=lambda row: (math.isnan(row["mean_iou"]), row["mean_iou"]))
         text = "\n".join(json.dumps(_defined(row)) for row in rows) + "\n"
-        _replace(folder / PER_IMAGE, text.encode())
+        write_whole(folder / PER_IMAGE, text.encode())
         file = BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("ids.json", json.dumps([row["id"] for row in self.images]))
             for number, pictures in enumerate(self._pictures):
                 for name, content in pictures.items():
                     archive.writestr(f"{number}/{name}", content)
-        _replace(folder / _THUMBNAILS, file.getvalue())
+        write_whole(folder / _THUMBNAILS, file.getvalue())
 
 
 def in_turn(parts: Sequence[Sequence[Any]]) -> list[Any]:
@@ -221,9 +222,3 @@ def _defined(values: Mapping[str, Any]) -> dict[str, Any]:
         key: None if isinstance(value, float) and math.isnan(value) else value
         for key, value in values.items()
     }
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from eln_jax.errors import UserError
 from eln_jax.models.torch_names import flatten, unflatten
@@ -35,8 +35,8 @@ def save_variables(
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     flat = {key: np.ascontiguousarray(value) for key, value in flatten(variables).items()}
-    save_file(flat, folder / _ARRAYS)
-    (folder / _ARRAYS).chmod(0o644)  # safetensors makes files that their owner alone can read
+    # `save_file` would make a file that its owner alone can read, and tell of a full disk in words.
+    (folder / _ARRAYS).write_bytes(save(flat))
     text = json.dumps({**metadata, "sha256": {_ARRAYS: sha256(folder / _ARRAYS)}}, indent=2)
     (folder / METADATA).write_text(text + "\n", encoding="utf-8")
 

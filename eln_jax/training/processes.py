@@ -64,15 +64,15 @@ def by_the_first(act: Callable[[], None]) -> None:
     Raises:
         UserError: the first one's, in every process.
     """
-    complaint = None
+    complaint: UserError | None = None
     if is_first():
         try:
             act()
         except UserError as error:
-            complaint = str(error)
+            complaint = error
     complaint = gather(complaint)[0]
     if complaint is not None:
-        raise UserError(complaint)
+        raise complaint
 
 
 def check_same(value: Any, words: str) -> None:

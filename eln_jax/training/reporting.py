@@ -9,11 +9,13 @@ import jax
 
 from eln_jax import __version__
 from eln_jax.defaults import default_config
+from eln_jax.errors import StorageError
 from eln_jax.evaluation import findings
 from eln_jax.evaluation.curves import read_metrics
 from eln_jax.evaluation.findings import Findings
 from eln_jax.evaluation.kept_classes import advice
 from eln_jax.evaluation.report import Subject, make_report
+from eln_jax.output import write_whole
 from eln_jax.training.gate_fitting import ORACLE_WORDS
 from eln_jax.training.logging import duration
 from eln_jax.training.trained_model import TrainedModel, class_palette
@@ -28,9 +30,14 @@ def report_or_reason(write: Callable[[], Path]) -> str:
     """Writes a report; returns where it lies, or why there is none.
 
     The results are on the disk by then: whatever is wrong with the page must not cost them.
+
+    Raises:
+        StorageError: `write` has said so.
     """
     try:
         return str(write())
+    except StorageError:
+        raise
     except Exception as error:
         return f"not written ({type(error).__name__}: {error}); all other results are in place"
 
@@ -130,7 +137,6 @@ def write_evaluation_report(
 
 def _write(folder: Path, title: str, subject: Subject, alone: Subject | None, **rest: Any) -> Path:
     path = folder / REPORT
-    temporary = path.with_suffix(".tmp")
     defaults = json.loads(json.dumps(default_config().to_dict()))  # with lists, as JSON has them
     config = json.loads(rest["config_json"])
     html = make_report(
@@ -141,8 +147,7 @@ def _write(folder: Path, title: str, subject: Subject, alone: Subject | None, **
         changes=changed_fields(defaults, config),
         **rest,
     )
-    temporary.write_text(html, encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, html.encode())
     return path
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from eln_jax.defaults import default_config
-from eln_jax.errors import StorageError, UserError
+from eln_jax.errors import StorageError, UserError, is_full
 from eln_jax.training import processes
 from eln_jax.training.bookkeeping import phases
 from eln_jax.training.damage import finished_steps
@@ -113,6 +113,11 @@ def _locked(
                 "--workdir."
             ) from error
         except OSError as error:
+            if is_full(error):
+                raise StorageError(
+                    f"There is no room in {workdir} ({error.strerror}): make some, and the same "
+                    "command goes on."
+                ) from error
             raise UserError(
                 f"The folder {workdir} cannot be used as --workdir: {error}."
             ) from error

@@ -156,12 +156,16 @@ def test_a_killed_build_leaves_nothing_valid_and_the_next_one_goes_on(camvid, tm
     ("error", "words", "code"),
     [
         (KeyboardInterrupt(), "stopped by Ctrl-C", 130),
-        (OSError(28, "No space left on device", "shard"), "shard: No space left on device", 2),
+        (
+            OSError(28, "No space left on device", "shard"),
+            "shard: No space left on device; make room",
+            3,
+        ),
         # As the writer of ArrayRecord has it.
         (
             RuntimeError("write() failed: No space left on device; writing x"),
             "cannot be written",
-            2,
+            3,
         ),
     ],
 )
@@ -219,7 +223,7 @@ def test_a_disk_that_is_too_small_is_told_before(camvid, tmp_path, monkeypatch, 
     monkeypatch.setattr(record_builder.shutil, "disk_usage", lambda _: usage(10))
     sentence, code = refusal(*flags("camvid", camvid, tmp_path))
     assert "has 10 B left: make room there" in sentence
-    assert code == 2
+    assert code == 3
 
 
 def test_two_builds_of_one_do_not_meet(camvid, tmp_path, refusal):

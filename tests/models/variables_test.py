@@ -1,3 +1,4 @@
+import errno
 import json
 
 import numpy as np
@@ -31,6 +32,13 @@ def test_round_trip(tmp_path):
     for key, value in before.items():
         np.testing.assert_array_equal(after[key], value)
         assert after[key].dtype == value.dtype
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, full):
+    (tmp_path / "model.safetensors").symlink_to(full)
+    with pytest.raises(OSError, match="No space left") as error:
+        save_variables(tmp_path, small_variables(), {})
+    assert error.value.errno == errno.ENOSPC
 
 
 def test_no_auxiliary_decoders(tmp_path):

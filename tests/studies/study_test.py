@@ -1,6 +1,7 @@
 """A whole study of the tiny kind: what is shared, skipped, gone on with and written down."""
 
 import dataclasses
+import errno
 import json
 import shutil
 
@@ -10,8 +11,8 @@ import pytest
 from eln_jax import configuration, study
 from eln_jax.data.pipeline import read_examples
 from eln_jax.data.progress import Progress as Bar
-from eln_jax.errors import UnreadableFileError, UserError
-from eln_jax.studies import detectors, plan
+from eln_jax.errors import StorageError, UnreadableFileError, UserError
+from eln_jax.studies import detectors, plan, running
 from eln_jax.studies.study_file import load_study
 from eln_jax.training import assembly, loop
 from eln_jax.training.checkpoint import Checkpoints
@@ -271,3 +272,12 @@ def test_a_plan_trains_nothing(tmp_path, capsys):
             study.main([*command(tmp_path), f"--seeds={seeds}"])
     with pytest.raises(UserError, match=r"no arm ''"):  # as of a variable that is not set
         study.main([*command(tmp_path), "--arms=", "--plan"])
+
+
+def test_a_full_disk_is_told_with_the_folder(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(running, "train_runs", fail)
+    with pytest.raises(StorageError, match=r"out cannot be written .*make room"):
+        study.main(command(tmp_path))

@@ -1,8 +1,10 @@
+import errno
 import json
 
 import pytest
 
-from eln_jax.errors import UserError
+from eln_jax.errors import StorageError, UserError
+from eln_jax.training import workdir
 from eln_jax.training.workdir import claimed, keep_config
 
 
@@ -111,6 +113,15 @@ def test_the_configuration_that_trained_the_steps_so_far_is_kept(tmp_path):
     for seed in (1, 2):  # the first forced start saved nothing
         claim(tmp_path, force=True, seed=seed)
     assert json.loads((tmp_path / "config.json.before_step_5").read_text())["seed"] == 0
+
+
+def test_a_full_disk_at_the_start_is_told_as_one_later(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(workdir, "_compare_config", fail)
+    with pytest.raises(StorageError, match="There is no room in"):
+        claim(tmp_path)
 
 
 def test_a_data_set_may_move(tmp_path):

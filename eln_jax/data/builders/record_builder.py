@@ -21,7 +21,7 @@ from eln_jax.data.partitions import Partition, shared_images
 from eln_jax.data.progress import Progress, size_text
 from eln_jax.data.records import FORMAT, INFO, METADATA, VERSION, index_name
 from eln_jax.data.sources import FileSource
-from eln_jax.errors import UserError
+from eln_jax.errors import StorageError, UserError
 
 # What else lies on the disk beside the images and masks: a few bytes a record.
 _SLACK = 1.02
@@ -53,8 +53,9 @@ def build(
       The folder of the records.
 
     Raises:
-      UserError: A file cannot be read, the disk is too small, a split is empty, nothing has a mask,
-        validation shares an image with another split, or another process builds the same.
+      UserError: A file cannot be read, a split is empty, nothing has a mask, validation shares an
+        image with another split, or another process builds the same; a StorageError if the disk is
+        too small or the writer of records fails.
       OSError: The records cannot be written.
     """
     for split, source in sources.items():
@@ -127,7 +128,7 @@ def _check_space(
     needed = _SLACK * sum(stored_bytes(sources[s.split], s.start, s.end) for s in missing)
     free = shutil.disk_usage(data_dir).free
     if needed > free:
-        raise UserError(
+        raise StorageError(
             f"the records take {size_text(needed)} and {data_dir} has {size_text(free)} left: "
             "make room there, or name another --data_dir."
         )
@@ -149,7 +150,7 @@ def _write_split(
         except RuntimeError as error:
             # What the writer of ArrayRecord raises, such as for a full disk.
             why = str(error).partition(";")[0]
-            raise UserError(
+            raise StorageError(
                 f"the records cannot be written to {parts} ({why}): put it right and start again "
                 "to go on from there."
             ) from error
