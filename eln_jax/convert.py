@@ -7,7 +7,7 @@ from typing import Any
 from eln_jax import command_line, configuration
 from eln_jax.converted_configuration import official_configuration, torchvision_configuration
 from eln_jax.errors import UserError
-from eln_jax.output import room_for
+from eln_jax.output import all_or_nothing, room_for
 
 DESCRIPTION = """\
 Turns a PyTorch checkpoint into a folder of weights by our names, and such a folder back into a
@@ -108,8 +108,9 @@ def _from_torch(source: Path, target: Path, classes: Path | None) -> None:
         **facts,
     }
     metadata["source"] |= {"file": source.name, "sha256": sha256(source), "epoch": epoch}
-    save_variables(target, variables, metadata)
-    (target / "config.json").write_text(configuration.to_json(config), encoding="utf-8")
+    with all_or_nothing(target) as folder:
+        save_variables(folder, variables, metadata)
+        (folder / "config.json").write_text(configuration.to_json(config), encoding="utf-8")
     weights = flatten(variables["params"]).values()
     eln = f"ELN on {facts['eln_encoder']}" if facts["has_eln"] else "no ELN"
     print(
@@ -173,8 +174,8 @@ def _to_torch(source: Path, target: Path) -> None:
         state = {"model_state": to_torchvision(variables, metadata["encoder"], counts)}
     else:
         state = to_official(variables, counts)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_torch_file(target, {"epoch": origin.get("epoch") or 0, **state})
+    with all_or_nothing(target) as file:
+        write_torch_file(file, {"epoch": origin.get("epoch") or 0, **state})
     count = sum(len(entries) for entries in state.values())
     print(f"Written: {target} with {count} entries of {', '.join(state)}.")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from eln_jax import command_line, configuration
 from eln_jax.errors import UserError
-from eln_jax.output import room_for
+from eln_jax.output import all_or_nothing, room_for
 
 DESCRIPTION = """\
 Writes a trained model into a folder that needs nothing of eln_jax:
@@ -64,7 +64,6 @@ def main(argv: Sequence[str]) -> int:
     from eln_jax.training.trained_model import open_model
 
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
-    flags.output.mkdir(parents=True, exist_ok=True)
     predictor = model.predictor(1)
     print(f"Exporting the {model.description}.")
     program = export_program(predictor)
@@ -72,8 +71,8 @@ def main(argv: Sequence[str]) -> int:
     print(f"The program gives the model's classes in {100 * agreement:.3f} % of the pixels tried.")
     onnx = _export_onnx(flags.model, model) if flags.onnx else None
     figures = _figures(flags.model, model)
-    with room_for(flags.output):
-        write_export(flags.output, model, program, onnx, configuration.to_json(config), figures)
+    with room_for(flags.output), all_or_nothing(flags.output) as folder:
+        write_export(folder, model, program, onnx, configuration.to_json(config), figures)
     sizes = f"{len(program) / 1e6:.1f} MB program"
     if onnx is not None:
         sizes += f", {len(onnx) / 1e6:.1f} MB ONNX model"

@@ -1,6 +1,7 @@
 """Where commands write: what they refuse to write over, and what they say of a full disk."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,30 @@ def room_for(output: Path) -> Iterator[None]:
             f"{error.filename or output} cannot be written ({error.strerror}); make room, and give "
             "the same command again."
         ) from error
+
+
+@contextlib.contextmanager
+def all_or_nothing(output: Path) -> Iterator[Path]:
+    """Gives a place for a new file or folder, which takes its own once all of it is written.
+
+    What fails leaves nothing that the next try would be refused for.
+
+    Args:
+        output: a path where nothing is, or an empty folder, which may be a mount or a link.
+
+    Yields:
+        A path where nothing is yet.
+    """
+    beside = output if output.is_dir() else output.parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unfinished_", dir=beside) as temporary:
+        partial = Path(temporary, "new")
+        yield partial
+        if output.is_dir():
+            for path in partial.iterdir():
+                path.rename(output / path.name)
+        else:
+            partial.rename(output)
 
 
 def write_whole(path: Path, content: bytes) -> None:

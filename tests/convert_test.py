@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import io
 import json
 
@@ -11,7 +12,7 @@ from scipy import ndimage
 from eln_jax import convert, evaluate, predict, review_labels
 from eln_jax.configuration import read_json, to_json
 from eln_jax.converted_configuration import official_configuration
-from eln_jax.errors import UserError
+from eln_jax.errors import StorageError, UserError
 from eln_jax.models.segmenter import build_networks
 from eln_jax.models.torch_file import read_torch_file, write_torch_file
 from eln_jax.models.torch_names import flatten
@@ -75,6 +76,17 @@ def test_official_checkpoint_there_and_back(converted, folder):
     first, second = flatten(golden_checkpoint()), flatten(again)
     assert first.keys() == second.keys()
     assert all(first[key].tobytes() == second[key].tobytes() for key in first)
+
+
+def test_a_conversion_without_room_leaves_nothing(converted, folder, monkeypatch):
+    def fill(path, _):
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("eln_jax.models.torch_file.write_torch_file", fill)
+    with pytest.raises(StorageError, match=r"back\.pth cannot be written .*make room"):
+        convert.main([f"--input={converted[0]}", f"--output={folder / 'back.pth'}"])
+    assert not list(folder.iterdir())
 
 
 def test_a_converted_checkpoint_is_a_model_with_the_golden_outputs(converted):

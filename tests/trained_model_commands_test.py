@@ -1,5 +1,6 @@
 """The commands that use a trained model, on a run of a few steps."""
 
+import errno
 import hashlib
 import html
 import importlib.util
@@ -21,6 +22,7 @@ from eln_jax import configuration, evaluate, export, main, predict, review_label
 from eln_jax.data.synthetic import SyntheticSource
 from eln_jax.errors import StorageError, UserError
 from eln_jax.evaluation import label_review, prediction_files
+from eln_jax.training import export_folder, exporting
 from eln_jax.training.trained_model import open_model
 from tests.tiny import QUICKSTART, tiny_overrides
 
@@ -362,6 +364,19 @@ def test_the_export_runs_alone_and_gives_the_same_as_the_run(run, scenes, tmp_pa
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="altered"):
         evaluate.main([f"--model={exported}"])
+
+
+def test_an_export_without_room_leaves_nothing(run, tmp_path, monkeypatch):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exporting, "export_program", lambda _: b"program")
+    monkeypatch.setattr(exporting, "load_program", lambda _: None)
+    monkeypatch.setattr(exporting, "check_program", lambda *_: 1.0)
+    monkeypatch.setattr(export_folder, "_card", fill)  # the last file
+    with pytest.raises(StorageError, match=r"model cannot be written .*make room"):
+        export.main([f"--model={run}", f"--output={tmp_path / 'model'}"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_onnx_model_runs_as_its_card_says(run, scenes, tmp_path):
