@@ -11,6 +11,7 @@ from typing import Any
 
 from eln_jax import command_line, configuration
 from eln_jax.errors import UserError
+from eln_jax.output import check_place
 
 DESCRIPTION = """\
 Measures how fast a configuration runs on this machine and prints the figures as JSON.
@@ -135,6 +136,8 @@ def _check(flags: argparse.Namespace) -> None:
         raise UserError(f"--topology goes with --what=compile alone, not with {flags.what}.")
     if flags.steps < 1:
         raise UserError(f"--steps={flags.steps} must be 1 or more.")
+    if flags.profile:
+        check_place("--profile", flags.profile)
     if flags.json and not flags.json.absolute().parent.is_dir():
         raise UserError(f"--json={flags.json}: there is no folder {flags.json.parent}; make it.")
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from eln_jax import command_line, configuration
-from eln_jax.output import room_for
+from eln_jax.output import check_place, room_for
 
 DESCRIPTION = """\
 Reads everything that a training with this configuration would read, every image and the masks of
@@ -70,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
         help="folder for the report, made if absent (default: data_report)",
     )
     flags = parser.parse_args(rest)
+    check_place("--output", flags.output)
     config: Any = configuration.load(flags.config, overrides)
 
     # Some of these take seconds to import: after the flags have been understood.

@@ -7,7 +7,7 @@ from typing import Any
 from eln_jax import command_line, configuration
 from eln_jax.converted_configuration import official_configuration, torchvision_configuration
 from eln_jax.errors import UserError
-from eln_jax.output import all_or_nothing, room_for
+from eln_jax.output import all_or_nothing, check_place, room_for
 
 DESCRIPTION = """\
 Turns a PyTorch checkpoint into a folder of weights by our names, and such a folder back into a
@@ -70,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
     flags = parser.parse_args(argv)
     if flags.output.is_file() or (flags.output.is_dir() and any(flags.output.iterdir())):
         raise UserError(f"{flags.output}: exists already; name another --output or remove it.")
+    check_place("--output", flags.output)
     if not flags.input.is_dir() and flags.output.suffix == ".pth":
         raise UserError(
             f"{flags.output}: a .pth file becomes a folder; give --output another name, or the "

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eln_jax import command_line, configuration
-from eln_jax.output import refuse_training, room_for
+from eln_jax.output import check_place, refuse_training, room_for
 
 DESCRIPTION = """\
 Predicts the images of a split that have a mask, at their original size, and says how good the
@@ -92,6 +92,7 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
     from eln_jax.training.trained_model import open_model
 
     output = flags.output or flags.model / "evaluation" / flags.split
+    processes.by_the_first(lambda: check_place("--output", output))
     processes.by_the_first(lambda: refuse_training(output))
     model = open_model(flags.model, config, flags.network, flags.checkpoint)
     source, indices = with_masks(config.data, flags.split)

@@ -8,7 +8,7 @@ from typing import Any
 
 from eln_jax import command_line, configuration
 from eln_jax.errors import UserError
-from eln_jax.output import all_or_nothing, room_for
+from eln_jax.output import all_or_nothing, check_place, room_for
 
 DESCRIPTION = """\
 Writes a trained model into a folder that needs nothing of eln_jax:
@@ -50,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
     flags = parser.parse_args(argv)
     if flags.output.exists() and (not flags.output.is_dir() or any(flags.output.iterdir())):
         raise UserError(f"{flags.output}: exists already; name another --output or remove it.")
+    check_place("--output", flags.output)
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError("An export needs the package flatbuffers: pip install flatbuffers.")
     if flags.onnx and not all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from eln_jax import command_line, configuration
 from eln_jax.errors import StorageError, UserError, is_full
+from eln_jax.output import check_place
 
 DESCRIPTION = """\
 Trains a segmentation network from few labelled and many unlabelled images, in three phases:
@@ -68,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
     if flags.distributed:
         processes.join()
     with processes.only_the_first_speaks():
+        processes.by_the_first(lambda: check_place("--workdir", flags.workdir))
         if found := configuration.complete(config):
             print(found)
 

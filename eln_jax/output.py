@@ -1,11 +1,40 @@
-"""Where commands write: what they refuse to write over, and what they say of a full disk."""
+"""Where commands write: what they refuse, and what they say of a full disk."""
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from eln_jax.errors import StorageError, UserError, is_full
+
+
+def check_place(flag: str, output: Path) -> None:
+    """Finds out whether a folder can be made or written to, before time goes by; leaves nothing.
+
+    Args:
+        flag: that names it, such as "--output".
+        output: the folder, or a file that is not there yet.
+
+    Raises:
+        UserError: it cannot; a StorageError if there is no room.
+    """
+    whole = output.absolute()
+    there = next(path for path in (whole, *whole.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        what = "is no folder" if there == whole else f"lies below {there}, which is no folder"
+        raise UserError(f"{flag}={output} {what}; name another place.")
+    try:
+        tempfile.TemporaryDirectory(prefix=".eln_jax_", dir=there).cleanup()
+    except OSError as error:
+        if is_full(error):
+            raise StorageError(
+                f"{flag}={output}: {error.strerror}; make room, and give the same command again."
+            ) from error
+        cannot = "written to" if there == whole else "made"
+        raise UserError(
+            f"{flag}={output} cannot be {cannot} ({error.strerror}); name another place."
+        ) from error
 
 
 @contextlib.contextmanager

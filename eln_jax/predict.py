@@ -6,7 +6,7 @@ from typing import Any
 
 from eln_jax import command_line, configuration
 from eln_jax.errors import UserError
-from eln_jax.output import refuse_training, room_for
+from eln_jax.output import check_place, refuse_training, room_for
 
 DESCRIPTION = """\
 Segments an image, or every image below a folder, at its original size. Into --output go
@@ -70,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--batch_size={flags.batch_size} must be 1 or more.")
     if flags.rank < 0:
         raise UserError(f"--rank={flags.rank} must not be negative.")
+    check_place("--output", flags.output)
     refuse_training(flags.output)
     config: Any = configuration.read_json(flags.model / "config.json")
     views = command_line.read_views(flags, config.crop_size)

@@ -6,7 +6,7 @@ from typing import Any
 
 from eln_jax import command_line, configuration
 from eln_jax.errors import UserError
-from eln_jax.output import refuse_training, room_for
+from eln_jax.output import check_place, refuse_training, room_for
 
 DESCRIPTION = """\
 Looks through the masks of a data set with a trained model and ranks the regions that are probably
@@ -77,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--plant={flags.plant} must be more than 0 and less than 1.")
     if flags.seed < 0:
         raise UserError(f"--seed={flags.seed} must be 0 or more.")
+    check_place("--output", flags.output)
     refuse_training(flags.output)
     path = flags.model / "config.json"
     config: Any = configuration.read_json(path, overrides, needs_data=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from eln_jax import command_line
 from eln_jax.errors import UserError
-from eln_jax.output import room_for
+from eln_jax.output import check_place, room_for
 
 DESCRIPTION = """\
 Trains the same configuration in several arms (such as gates) and over several seeds, side by side.
@@ -83,6 +83,8 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--plan", action="store_true", help="list the trainings, and do nothing")
     flags = parser.parse_args(rest)
+    if not flags.plan:
+        check_place("--output", flags.output)
     arms = None if flags.arms is None else flags.arms.split(",")
 
     from eln_jax.studies import (

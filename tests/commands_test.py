@@ -146,6 +146,41 @@ def test_an_empty_path_is_not_the_current_folder(door, flags):
             door.main([f"{flag}="])
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("afile", "afile:? (is no folder|exists already)"),
+        ("afile/below", "lies below .*afile, which is no folder"),
+        ("closed/below", "cannot be made"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("door", "arguments"),
+    [
+        (main, [f"--config={CONFIGS / 'folder.py'}", "--config.data.root=x", "--workdir"]),
+        (study, [f"--config={CONFIGS / 'study_synthetic.py'}", "--output"]),
+        (check_data, ["--config=nowhere", "--output"]),
+        (predict, ["--model=nowhere", "--input=nowhere", "--output"]),
+        (review_labels, ["--model=nowhere", "--output"]),
+        (export, ["--model=nowhere", "--output"]),
+        (convert, ["--input=nowhere", "--output"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_place_that_cannot_be_written_to_is_told_first(
+    door, arguments, name, words, tmp_path, monkeypatch
+):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / "afile").touch()
+    if name.startswith("closed"):  # to root no folder is
+        monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    with pytest.raises(UserError, match=words):
+        door.main([*arguments, str(tmp_path / name)])
+    assert [path.name for path in tmp_path.iterdir()] == ["afile"]
+
+
 def test_a_folder_without_images(folder):
     for image in (folder / "images" / "train").iterdir():
         image.unlink()

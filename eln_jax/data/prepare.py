@@ -7,6 +7,7 @@ from eln_jax import command_line
 from eln_jax.data.builders import DATASETS
 from eln_jax.data.records import VERSION, require_tfds
 from eln_jax.errors import UserError, did_you_mean
+from eln_jax.output import check_place
 
 DESCRIPTION = """\
 Turns a published data set into records: a few large files that are read fast from a disk or a
@@ -79,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--source=DIR is needed, the folder with the data set, or --download.")
     if flags.source is not None and not flags.source.is_dir():
         raise UserError(f"--source={flags.source} is no folder: give that of the data set.")
+    check_place("--data_dir", data_dir)
     require_tfds()
     _build(flags.dataset, flags.source, data_dir, splits, flags.download)
     _tell(flags.dataset, data_dir, splits)
