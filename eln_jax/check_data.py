@@ -57,12 +57,7 @@ def main(argv: Sequence[str]) -> int:
     parser = command_line.make_parser(
         "check_data", DESCRIPTION, EXAMPLES + command_line.CONFIG_HELP
     )
-    parser.add_argument(
-        "--config",
-        required=True,
-        type=command_line.filled,
-        help="configuration file, FILE.py[:variant]",
-    )
+    command_line.add_config_flag(parser)
     parser.add_argument(
         "--output",
         type=command_line.path,

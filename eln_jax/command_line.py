@@ -86,6 +86,13 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     return rest, overrides
 
 
+def add_config_flag(parser: argparse.ArgumentParser, kind: str = "configuration") -> None:
+    """Adds --config, which names a file of that kind."""
+    parser.add_argument(
+        "--config", required=True, type=filled, help=f"{kind} file, FILE.py[:variant]"
+    )
+
+
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that choose a trained model."""
     parser.add_argument(

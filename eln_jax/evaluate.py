@@ -98,8 +98,7 @@ def _evaluate(flags: argparse.Namespace, config: Any, views: dict[str, Any]) -> 
     source, indices = with_masks(config.data, flags.split)
     if flags.split == "val":
         refuse_learned(flags.model, config.data, source, indices)
-    if flags.split == "val" and config.eval.max_images:
-        indices = indices[: config.eval.max_images]
+        indices = indices[: config.eval.max_images or None]
     if processes.is_first():
         output.mkdir(parents=True, exist_ok=True)
     share = processes.share_of(indices)

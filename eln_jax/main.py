@@ -34,12 +34,7 @@ def main(argv: Sequence[str]) -> int:
     """
     rest, overrides = command_line.split_overrides(argv)
     parser = command_line.make_parser("main", DESCRIPTION, EXAMPLES + command_line.CONFIG_HELP)
-    parser.add_argument(
-        "--config",
-        required=True,
-        type=command_line.filled,
-        help="configuration file, FILE.py[:variant]",
-    )
+    command_line.add_config_flag(parser)
     parser.add_argument(
         "--workdir",
         required=True,

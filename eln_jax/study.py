@@ -62,9 +62,7 @@ def main(argv: Sequence[str]) -> int:
     """
     rest, overrides = command_line.split_overrides(argv)
     parser = command_line.make_parser("study", DESCRIPTION, EXAMPLES + command_line.CONFIG_HELP)
-    parser.add_argument(
-        "--config", required=True, type=command_line.filled, help="study file, FILE.py[:variant]"
-    )
+    command_line.add_config_flag(parser, "study")
     parser.add_argument(
         "--output", required=True, type=command_line.path, help="folder; made if absent"
     )

@@ -17,6 +17,7 @@ from eln_jax.evaluation.detection import accuracy_at_coverage, expected_calibrat
 from eln_jax.evaluation.findings import risk_coverage_points
 from eln_jax.evaluation.scoring import evaluate
 from eln_jax.method.state import TrainState, student_variables
+from eln_jax.output import write_whole
 from eln_jax.training import assembly
 from eln_jax.training.assembly import Parts
 from eln_jax.training.checkpoint import Checkpoints
@@ -81,10 +82,7 @@ def judge_detectors(config: Any, workdir: Path, step: int) -> None:
         "figures": {k: None if math.isnan(v) else v for k, v in figures.items()},
         "risk_coverage": risk_coverage_points(result),
     }
-    path = workdir / DETECTORS_FILE
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(workdir / DETECTORS_FILE, (json.dumps(found, indent=2) + "\n").encode())
 
 
 def _gather(parts: Parts, state: TrainState, progress: Progress) -> calibrated.Pixels:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from eln_jax.evaluation.curves import read_metrics
+from eln_jax.output import write_whole
 from eln_jax.studies.detectors import read_detectors
 from eln_jax.studies.plan import Run
 from eln_jax.studies.running import read_summary
@@ -92,9 +93,7 @@ def _curve(workdir: Path) -> list[list[Any]]:
 def write(found: Mapping[str, Any], output: Path) -> Path:
     """Writes `results.json`, in one move."""
     path = output / RESULTS
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
     return path
 
 

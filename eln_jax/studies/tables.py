@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eln_jax.output import write_whole
 from eln_jax.studies.detectors import COVERAGES
 from eln_jax.studies.plots import DETECTOR_NAMES
 from eln_jax.studies.results import (
@@ -51,9 +52,7 @@ def write(found: Mapping[str, Any], output: Path, command: str, plots: Sequence[
         *(f"![{path.stem.replace('_', ' ')}]({path.name})" for path in plots),
     ]
     path = output / TABLES
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, ("\n\n".join(filter(None, parts)) + "\n").encode())
     return path
 
 

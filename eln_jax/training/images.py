@@ -7,6 +7,7 @@ from typing import Any
 
 from eln_jax.data.sources import Source
 from eln_jax.errors import UserError
+from eln_jax.output import write_whole
 from eln_jax.training.inputs import Inputs
 
 IMAGES = "images.json"
@@ -25,9 +26,7 @@ def images_of(inputs: Inputs, root: str) -> dict[str, list[str]]:
 
 def keep_images(workdir: Path, images: Mapping[str, Sequence[str]]) -> None:
     """Writes `images.json`, in one move."""
-    temporary = workdir / f"{IMAGES}.tmp"
-    temporary.write_text(json.dumps(images, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(workdir / IMAGES)
+    write_whole(workdir / IMAGES, (json.dumps(images, indent=1) + "\n").encode())
 
 
 def read_images(workdir: Path) -> dict[str, list[str]]:
@@ -43,13 +42,11 @@ def read_images(workdir: Path) -> dict[str, list[str]]:
 def changes(old: Mapping[str, Sequence[str]], new: Mapping[str, Sequence[str]]) -> list[str]:
     """Says of each part which images have gone and which have come."""
     found = []
-    for part, names in old.items():
-        for word, some in (
-            ("less", [name for name in names if name not in set(new[part])]),
-            ("more", [name for name in new[part] if name not in set(names)]),
-        ):
+    for part in old:
+        before, now = set(old[part]), set(new[part])
+        for word, some in (("less", before - now), ("more", now - before)):
             if some:
-                found.append(f"{part}: {len(some)} {word} ({_few(some)})")
+                found.append(f"{part}: {len(some)} {word} ({_few(sorted(some))})")
     return found
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from eln_jax import __version__
 from eln_jax.evaluation.curves import read_metrics, write_curves
+from eln_jax.output import write_whole
 from eln_jax.training.assembly import Parts
 from eln_jax.training.bookkeeping import Bookkeeping
 from eln_jax.training.logging import duration
@@ -69,9 +70,7 @@ def _measured_before(path: Path, last: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    temporary.replace(path)
+    write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def class_ious(row: Mapping[str, Any], network: str, class_names: Sequence[str]) -> np.ndarray:

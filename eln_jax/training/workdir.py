@@ -13,6 +13,7 @@ import jax
 
 from eln_jax.defaults import default_config
 from eln_jax.errors import StorageError, UserError, is_full
+from eln_jax.output import write_whole
 from eln_jax.training import processes
 from eln_jax.training.bookkeeping import phases
 from eln_jax.training.damage import finished_steps
@@ -205,14 +206,8 @@ def keep_config(workdir: Path, config_json: str) -> None:
     if goes_on and not all(is_free(name) for name, _, _ in changed_since(kept, config_json)):
         before = workdir / f"{CONFIG}.before_step_{steps[-1]}"
         if not before.exists():  # else those steps were trained by the one that is kept
-            _write(before, kept.read_text())
-    _write(kept, config_json)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+            write_whole(before, kept.read_bytes())
+    write_whole(kept, config_json.encode())
 
 
 def changed_since(path: Path, config_json: str) -> list[tuple[str, Any, Any]]:
