@@ -35,6 +35,15 @@ AT_LEAST_HALF = {"method.gate_mode": "class_floor"} | HALF
 
 SUPERVISED = {"steps.supervised": sum(STEPS.values()), "steps.eln": 0, "steps.semi_supervised": 0}
 
+# The labels alone once more, with a teacher, which averages weights, as the gates have one.
+AVERAGED = {
+    "steps.supervised": STEPS["supervised"] + STEPS["eln"],
+    "steps.eln": 0,
+    "method.gate": "none",
+    "method.pseudo_label_weight": 0.0,
+    "method.contrastive_weight": 0.0,
+}
+
 ALL_LABELS = SUPERVISED | {"data.partition": "", "data.labeled_fraction": 1.0}
 
 # The ELN whose encoder keeps its pretrained weights and sees no prediction.
@@ -42,6 +51,7 @@ FROZEN = {"model.eln_frozen_encoder": True, "model.eln_input": "image_and_probab
 
 GATES = {
     "supervised_only": SUPERVISED,
+    "supervised_averaged": AVERAGED | RESTING,
     "none": {"method.gate": "none"} | RESTING,
     "confidence": {"method.gate": "confidence"} | RESTING,
     "confidence_80": {"method.gate": "confidence", "method.gate_mode": "quantile"} | RESTING,
