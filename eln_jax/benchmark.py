@@ -11,7 +11,7 @@ from typing import Any
 
 from eln_jax import command_line, configuration
 from eln_jax.errors import UserError
-from eln_jax.output import check_place
+from eln_jax.output import check_place, room_for
 
 DESCRIPTION = """\
 Measures how fast a configuration runs on this machine and prints the figures as JSON.
@@ -82,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--topology",
+        type=command_line.filled,
         metavar="NAME",
         help="compile for this TPU slice, as v5e:2x2 or v4:2x2x1, instead of this machine; "
         "needs the extra tpu, but no TPU",
@@ -99,7 +100,8 @@ def main(argv: Sequence[str]) -> int:
     figures = json.dumps(_measure(flags, config), indent=2)
     print(figures)
     if flags.json:
-        flags.json.write_text(figures + "\n")
+        with room_for(flags.json):
+            flags.json.write_text(figures + "\n")
         _say(f"Figures: {flags.json}")
     return 0
 
@@ -135,6 +137,10 @@ def _check(flags: argparse.Namespace) -> None:
         check_place("--profile", flags.profile)
     if flags.json and not flags.json.absolute().parent.is_dir():
         raise UserError(f"--json={flags.json}: there is no folder {flags.json.parent}; make it.")
+    if flags.json and flags.json.is_dir():
+        raise UserError(f"--json={flags.json} is a folder: name a file in it.")
+    if flags.json:
+        check_place("--json", flags.json.absolute().parent)
 
 
 def _measure(flags: argparse.Namespace, config: Any) -> dict[str, Any]:

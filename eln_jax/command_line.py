@@ -130,6 +130,7 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say how often an image is looked at."""
     parser.add_argument(
         "--scales",
+        type=filled,
         metavar="S,S,...",
         help="scales of the image, whose predictions are averaged (default: 1)",
     )

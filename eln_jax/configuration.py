@@ -119,6 +119,10 @@ def load_file(path: str) -> Any:
     """
     name, _, variant = path.partition(":")
     file = Path(name)
+    if not name:
+        raise UserError(
+            f"--config={path} names no file, as a variable of the shell that is not set."
+        )
     if file.is_dir():
         inside = ", ".join(sorted(path.name for path in file.glob("*.py"))) or "none"
         raise UserError(f"{name} is a folder: give one of its .py files ({inside}).")

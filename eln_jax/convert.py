@@ -7,7 +7,7 @@ from typing import Any
 from eln_jax import command_line, configuration
 from eln_jax.converted_configuration import official_configuration, torchvision_configuration
 from eln_jax.errors import UserError
-from eln_jax.output import all_or_nothing, check_place, room_for
+from eln_jax.output import all_or_nothing, check_place, refuse_taken, room_for
 
 DESCRIPTION = """\
 Turns a PyTorch checkpoint into a folder of weights by our names, and such a folder back into a
@@ -68,8 +68,7 @@ def main(argv: Sequence[str]) -> int:
         help='file with a line a class, "ID NAME [#rrggbb]", in their order',
     )
     flags = parser.parse_args(argv)
-    if flags.output.is_file() or (flags.output.is_dir() and any(flags.output.iterdir())):
-        raise UserError(f"{flags.output}: exists already; name another --output or remove it.")
+    refuse_taken(flags.output)
     check_place("--output", flags.output)
     if not flags.input.is_dir() and flags.output.suffix == ".pth":
         raise UserError(
@@ -164,7 +163,7 @@ def _to_torch(source: Path, target: Path) -> None:
     from eln_jax.models.variables import load_variables
     from eln_jax.training.trained_model import CONVERTED_KIND
 
-    if target.suffix != ".pth":
+    if target.suffix != ".pth" or target.is_dir():
         raise UserError(f"{target}: --input is a folder, so --output must be a new .pth file.")
     variables, metadata = load_variables(source)
     if metadata.get("kind") != CONVERTED_KIND:

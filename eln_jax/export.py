@@ -8,7 +8,7 @@ from typing import Any
 
 from eln_jax import command_line, configuration
 from eln_jax.errors import UserError
-from eln_jax.output import all_or_nothing, check_place, room_for
+from eln_jax.output import all_or_nothing, check_place, refuse_taken, room_for
 
 DESCRIPTION = """\
 Writes a trained model into a folder that needs nothing of eln_jax:
@@ -48,8 +48,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", required=True, type=command_line.path, help="new folder")
     parser.add_argument("--onnx", action="store_true", help="write model.onnx as well")
     flags = parser.parse_args(argv)
-    if flags.output.exists() and (not flags.output.is_dir() or any(flags.output.iterdir())):
-        raise UserError(f"{flags.output}: exists already; name another --output or remove it.")
+    refuse_taken(flags.output)
     check_place("--output", flags.output)
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError("An export needs the package flatbuffers: pip install flatbuffers.")

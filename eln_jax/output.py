@@ -2,11 +2,14 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from eln_jax.errors import StorageError, UserError, is_full
+
+_UNFINISHED = ".unfinished_"
 
 
 def check_place(flag: str, output: Path) -> None:
@@ -59,7 +62,8 @@ def room_for(output: Path) -> Iterator[None]:
 def all_or_nothing(output: Path) -> Iterator[Path]:
     """Gives a place for a new file or folder, which takes its own once all of it is written.
 
-    What fails leaves nothing that the next try would be refused for.
+    What fails leaves nothing, what is killed nothing that `refuse_taken` would refuse the next try
+    for. Into a folder that is there, as a mount must be, it moves entry by entry.
 
     Args:
         output: a path where nothing is, or an empty folder, which may be a mount or a link.
@@ -69,7 +73,7 @@ def all_or_nothing(output: Path) -> Iterator[Path]:
     """
     beside = output if output.is_dir() else output.parent
     beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished_", dir=beside) as temporary:
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=beside) as temporary:
         partial = Path(temporary, "new")
         yield partial
         if output.is_dir():
@@ -79,14 +83,31 @@ def all_or_nothing(output: Path) -> Iterator[Path]:
             partial.rename(output)
 
 
+def refuse_taken(output: Path) -> None:
+    """Refuses to write where something is, but for an empty folder; clears up after a killed try.
+
+    Raises:
+        UserError: something is there.
+    """
+    inside = list(output.iterdir()) if output.is_dir() else []
+    if os.path.lexists(output) and not (
+        output.is_dir() and all(path.name.startswith(_UNFINISHED) for path in inside)
+    ):
+        raise UserError(f"{output}: exists already; name another --output or remove it.")
+    for path in inside:
+        shutil.rmtree(path)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that is there as a whole, or as it was before."""
     temporary = path.with_suffix(".tmp")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)  # it takes room where there may be none
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise
 
 
@@ -94,10 +115,12 @@ def refuse_training(output: Path) -> None:
     """Refuses the folder of a training, whose report and figures would be written over.
 
     Raises:
-        UserError: it is one.
+        UserError: it is one, or that of its own evaluation or checkpoints.
     """
-    if (output / "config.json").is_file() and (output / "checkpoints").is_dir():
+    own = output.name in ("last_evaluation", "checkpoints")
+    run = output.parent if own else output
+    if (run / "config.json").is_file() and (run / "checkpoints").is_dir():
         raise UserError(
             f"--output={output} is the folder of a training, whose own files would be overwritten; "
-            f"name a folder in it, as {output / 'found'}, or elsewhere."
+            f"name a folder in it, as {run / 'found'}, or elsewhere."
         )

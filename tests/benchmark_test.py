@@ -120,6 +120,7 @@ def test_without_an_accelerator_no_step_is_timed_unless_asked(monkeypatch):
         ([f"--config={QUICKSTART}", "--what=data", "--seconds=nan"], "more than 0"),
         ([f"--config={QUICKSTART}", "--what=data", "--train_steps=-1"], "0 or more"),
         ([f"--config={QUICKSTART}", "--what=data", "--json=no/such/x.json"], "no folder no/such"),
+        ([f"--config={QUICKSTART}", "--what=data", "--json=."], "is a folder"),
         ([f"--config={QUICKSTART}", "--what=data", "--config.data.worker=1"], "data.workers"),
         (["--config=quickstrat.py", "--what=data"], "no configuration file"),
     ],

@@ -195,6 +195,11 @@ def test_a_missing_config_file_names_the_nearest():
         configuration.load(str(CONFIGS / "quickstrat.py"))
 
 
+def test_a_variant_of_no_file():
+    with pytest.raises(UserError, match="names no file"):
+        configuration.load(":tiny")
+
+
 def test_a_folder_is_no_config_file(tmp_path):
     (tmp_path / "mine.py").write_text("")
     with pytest.raises(UserError, match=r"is a folder: give one of its \.py files \(mine\.py\)"):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from eln_jax.output import all_or_nothing
+from eln_jax.errors import UserError
+from eln_jax.output import all_or_nothing, refuse_taken, write_whole
 
 
 def write_folder(partial):
@@ -40,3 +41,29 @@ def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path):
     write(output, lambda partial: partial.write_text("whole"))
     assert output.read_text() == "whole"
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_what_a_killed_try_left_is_in_nobodys_way(tmp_path):
+    (tmp_path / "out" / ".unfinished_x" / "new").mkdir(parents=True)
+    refuse_taken(tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+    refuse_taken(tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    "lay", [lambda p: p.write_text("x"), lambda p: (p / "a").mkdir(parents=True)]
+)
+def test_what_is_there_is_refused_and_stays(tmp_path, lay):
+    lay(tmp_path / "out")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="exists already"):
+        refuse_taken(tmp_path / "out")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path, full):
+    (tmp_path / "x.tmp").symlink_to(full)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_whole(tmp_path / "x.json", b"much")
+    assert error.value.filename == str(tmp_path / "x.json")
+    assert not list(tmp_path.iterdir())

@@ -422,6 +422,7 @@ def test_several_views_change_the_prediction_and_one_does_not(run, tmp_path):
     [
         (evaluate, ["--model=nowhere"], "nowhere"),
         (evaluate, ["--model={run}", "--output={run}"], "is the folder of a training"),
+        (evaluate, ["--model={run}", "--output={run}/last_evaluation"], "folder of a training"),
         (evaluate, ["--model={run}", "--output={run}/config.json/x"], "lies below"),
         (predict, ["--model={run}", "--input=x", "--output={run}"], "is the folder of a training"),
         (review_labels, ["--model={run}", "--output={run}"], "is the folder of a training"),

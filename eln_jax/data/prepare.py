@@ -62,7 +62,11 @@ def main(argv: Sequence[str]) -> int:
         type=command_line.filled,
         help="folder for data sets, on a local disk; made if absent",
     )
-    parser.add_argument("--splits", help="comma-separated; default: train,val; voc: trainaug,val")
+    parser.add_argument(
+        "--splits",
+        type=command_line.filled,
+        help="comma-separated; default: train,val; voc: trainaug,val",
+    )
     parser.add_argument(
         "--download",
         action="store_true",
@@ -80,7 +84,6 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--source=DIR is needed, the folder with the data set, or --download.")
     if flags.source is not None and not flags.source.is_dir():
         raise UserError(f"--source={flags.source} is no folder: give that of the data set.")
-    check_place("--data_dir", data_dir)
     require_tfds()
     _build(flags.dataset, flags.source, data_dir, splits, flags.download)
     _tell(flags.dataset, data_dir, splits)
@@ -118,6 +121,7 @@ def _build(
             )
         print(f"Built already: {place}; remove it to build it again.")
         return
+    check_place("--data_dir", data_dir)
     with Progress(duration) as progress:
         gatherer = Gatherer(
             source or downloads,

@@ -125,11 +125,12 @@ def figure(name: str) -> Callable[[Mapping[str, Any]], float | None]:
 
 
 def gated_arms(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The arms that have kept pseudo-labels."""
+    """The arms that have kept pseudo-labels to learn from."""
     return {
         name: arm
         for name, arm in found["arms"].items()
         if over_seeds(arm["seeds"], figure("pseudo_label/kept")).values
+        and float(arm["overrides"].get("method.pseudo_label_weight", 1))
     }
 
 

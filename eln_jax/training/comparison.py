@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from eln_jax.output import room_for
 from eln_jax.training import loop, processes, summary
 from eln_jax.training.logging import Progress, iou_table, print_table
-from eln_jax.training.reporting import SUPERVISED_ONLY, report_or_reason, write_run_report
+from eln_jax.training.reporting import REPORT, SUPERVISED_ONLY, report_or_reason, write_run_report
 from eln_jax.training.workdir import Resume
 
 
@@ -47,8 +48,12 @@ def train_all(
     if not processes.is_first():
         return 0
     _show(runs, workdir)
-    report = report_or_reason(lambda: write_run_report(workdir, config, config_json))
-    print(f"  report    {report}")
+
+    def write_report() -> Path:
+        with room_for(workdir / REPORT):
+            return write_run_report(workdir, config, config_json)
+
+    print(f"  report    {report_or_reason(write_report)}")
     return 0
 
 

@@ -54,7 +54,8 @@ def refuse_learned(folder: Path, data: Any, source: Source, indices: Sequence[in
     """Refuses to call images validation images that a run has learned from.
 
     Args:
-        folder: of the run; what is known of none is not refused.
+        folder: of the run; what is known of none is not refused, nor those of another data set,
+            whose files may have the same names.
         data: the `data` block of its configuration, as it is now.
         source: of the images.
         indices: which.
@@ -63,7 +64,14 @@ def refuse_learned(folder: Path, data: Any, source: Source, indices: Sequence[in
         UserError: it has, as where masks were added since, and the draw is another.
     """
     images = read_images(folder)
-    learned = {*images.get("labeled", ()), *images.get("unlabeled", ())}
+    if not images:
+        return
+    kept = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if Path(kept["data"]["root"]).resolve() != Path(data.root).resolve():
+        return
+    learned = set(images["labeled"])
+    if kept["steps"]["semi_supervised"]:
+        learned |= set(images["unlabeled"])
     both = [name for name in _names(source, indices, data.root) if name in learned]
     if both:
         raise UserError(

@@ -61,7 +61,7 @@ def test_vocs_augmented_set_is_all_masks_but_those_of_val_unless_listed(devkit):
 def test_vocs_missing_parts_are_named(devkit, tmp_path):
     with pytest.raises(UserError, match="is not VOC 2012"):
         voc.open_split(tmp_path / "nowhere", "train")
-    with pytest.raises(UserError, match=r"no list test\.txt .*train, val"):
+    with pytest.raises(UserError, match=r"no list test\.txt: .*train, val"):
         voc.open_split(devkit, "test")
     (devkit / "JPEGImages/2008_4.jpg").unlink()
     with pytest.raises(UserError, match=r"names '2008_4', but .*2008_4\.jpg is missing"):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from eln_jax.studies import plots, tables
-from eln_jax.studies.results import Spread, final_mean_iou, over_seeds, paired
+from eln_jax.studies.results import Spread, final_mean_iou, gated_arms, over_seeds, paired
 
 MINUS, PLUS_MINUS = "\N{MINUS SIGN}", "\N{PLUS-MINUS SIGN}"
 
@@ -116,6 +116,12 @@ def test_the_tables_say_what_was_found(tmp_path):
     assert rows(text, "logistic control")[1][3:] == ["", "", ""]
     for name in names:
         assert f"]({name})" in text
+
+
+def test_an_arm_that_learns_from_no_pseudo_labels_is_not_said_to_keep_some():
+    averaged = arm({"0": seed(0.5, 0.5, **KEPT)})
+    averaged["overrides"] = {"method.pseudo_label_weight": "0.0"}
+    assert set(gated_arms({"arms": FOUND["arms"] | {"averaged": averaged}})) == {"eln"}
 
 
 def test_arms_are_drawn_from_where_they_part_and_with_what_they_gain(tmp_path, monkeypatch):

@@ -176,6 +176,21 @@ def test_an_image_of_both_splits_is_told(data, tmp_path):
     assert (fault.fault, fault.file) == ("image in two parts", image)
 
 
+def test_a_list_that_voc_lacks_becomes_a_fault_with_its_remedy(data, tmp_path):
+    data.source, data.num_classes, data.root = "voc", 21, str(tmp_path / "VOC2012")
+    lists = tmp_path / "VOC2012/ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (tmp_path / "images/train").rename(tmp_path / "VOC2012/JPEGImages")
+    (tmp_path / "masks/train").rename(tmp_path / "VOC2012/SegmentationClass")
+    image = tmp_path / "VOC2012/JPEGImages/a.png"
+    image.rename(image.with_suffix(".jpg"))
+    (lists / "train.txt").write_text("a\n")
+    data.val_split = "vall"
+    (fault,) = [fault for fault in open_all(data).faults if "vall.txt" in fault.detail]
+    assert fault.detail.endswith("no list vall.txt")
+    assert fault.remedy == "choose one of its lists (train)"
+
+
 def test_a_draw_that_fails_becomes_a_fault(data, tmp_path):
     data.labeled_count = 5
     opened = open_all(data)

@@ -15,6 +15,7 @@ from PIL import Image
 from eln_jax.data.builders import voc
 from eln_jax.data.progress import Progress
 from eln_jax.errors import UserError
+from eln_jax.output import write_whole
 
 # Where the folder with cls, img, train.txt and val.txt may lie.
 PLACES = ("sbd", "benchmark_RELEASE/dataset", "dataset", ".")
@@ -60,8 +61,8 @@ def add_augmented_set(sbd: Path, devkit: Path, progress: Progress | None = None)
     for key in wanted:
         image = devkit / "JPEGImages" / f"{key}.jpg"
         if not image.is_file() and (sbd / "img" / image.name).is_file():
-            _write(image, (sbd / "img" / image.name).read_bytes())
-    _write(listed, "".join(f"{key}\n" for key in sorted(wanted)).encode())
+            write_whole(image, (sbd / "img" / image.name).read_bytes())
+    write_whole(listed, "".join(f"{key}\n" for key in sorted(wanted)).encode())
 
 
 def link_devkit(given: Path, devkit: Path) -> None:
@@ -96,7 +97,7 @@ def _convert(sbd: Path, keys: list[str], folder: Path, progress: Progress | None
             encoded = io.BytesIO()
             mask = read_mask(sbd / "cls" / f"{key}.mat")
             Image.fromarray(mask).save(encoded, "PNG", optimize=True)
-            _write(target, encoded.getvalue())
+            write_whole(target, encoded.getvalue())
         if progress:
             progress.advance()
 
@@ -125,10 +126,3 @@ def read_mask(path: Path) -> np.ndarray:
             f"{path} is no mask of SBD ({error}): fetch benchmark.tgz again."
         ) from error
     return mask.astype(np.uint8)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file in one move."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -137,4 +137,4 @@ def split_ids(devkit: Path, split: str) -> list[str]:
         if split == "trainaug"
         else ""
     )
-    raise UserError(f"{lists} has no list {split}.txt{hint} (lists: {known}).")
+    raise UserError(f"{lists} has no list {split}.txt{hint}: choose one of its lists ({known}).")
