@@ -135,12 +135,15 @@ def _check(flags: argparse.Namespace) -> None:
         raise UserError(f"--steps={flags.steps} must be 1 or more.")
     if flags.profile:
         check_place("--profile", flags.profile)
-    if flags.json and not flags.json.absolute().parent.is_dir():
-        raise UserError(f"--json={flags.json}: there is no folder {flags.json.parent}; make it.")
-    if flags.json and flags.json.is_dir():
-        raise UserError(f"--json={flags.json} is a folder: name a file in it.")
     if flags.json:
-        check_place("--json", flags.json.absolute().parent)
+        folder = flags.json.absolute().parent
+        if not folder.is_dir():
+            raise UserError(
+                f"--json={flags.json}: there is no folder {flags.json.parent}; make it."
+            )
+        if flags.json.is_dir():
+            raise UserError(f"--json={flags.json} is a folder: name a file in it.")
+        check_place("--json", folder)
 
 
 def _measure(flags: argparse.Namespace, config: Any) -> dict[str, Any]:

@@ -90,9 +90,8 @@ def refuse_taken(output: Path) -> None:
         UserError: something is there.
     """
     inside = list(output.iterdir()) if output.is_dir() else []
-    if os.path.lexists(output) and not (
-        output.is_dir() and all(path.name.startswith(_UNFINISHED) for path in inside)
-    ):
+    is_free = output.is_dir() and all(path.name.startswith(_UNFINISHED) for path in inside)
+    if os.path.lexists(output) and not is_free:
         raise UserError(f"{output}: exists already; name another --output or remove it.")
     for path in inside:
         shutil.rmtree(path)

@@ -159,7 +159,8 @@ def test_a_list_of_validation_images_is_read_to_its_end(data):
     assert opened.partition == ((), (1, 2, 3, 4), (0, 5))
 
 
-def test_an_image_of_both_splits_is_told(data, tmp_path):
+def lay_as_voc(data, tmp_path):
+    """The training images as a devkit that has no lists yet; returns the folder for them."""
     data.source, data.num_classes, data.root = "voc", 21, str(tmp_path / "VOC2012")
     lists = tmp_path / "VOC2012/ImageSets/Segmentation"
     lists.mkdir(parents=True)
@@ -167,6 +168,11 @@ def test_an_image_of_both_splits_is_told(data, tmp_path):
     (tmp_path / "masks/train").rename(tmp_path / "VOC2012/SegmentationClass")
     for path in (tmp_path / "VOC2012/JPEGImages").iterdir():
         path.rename(path.with_suffix(".jpg"))
+    return lists
+
+
+def test_an_image_of_both_splits_is_told(data, tmp_path):
+    lists = lay_as_voc(data, tmp_path)
     (lists / "train.txt").write_text("a\nb\nd\n")
     (lists / "val.txt").write_text("d\ne\n")
     with pytest.raises(UserError, match=r"1 image\(s\) would be both trained and scored.*d\.jpg"):
@@ -177,14 +183,7 @@ def test_an_image_of_both_splits_is_told(data, tmp_path):
 
 
 def test_a_list_that_voc_lacks_becomes_a_fault_with_its_remedy(data, tmp_path):
-    data.source, data.num_classes, data.root = "voc", 21, str(tmp_path / "VOC2012")
-    lists = tmp_path / "VOC2012/ImageSets/Segmentation"
-    lists.mkdir(parents=True)
-    (tmp_path / "images/train").rename(tmp_path / "VOC2012/JPEGImages")
-    (tmp_path / "masks/train").rename(tmp_path / "VOC2012/SegmentationClass")
-    image = tmp_path / "VOC2012/JPEGImages/a.png"
-    image.rename(image.with_suffix(".jpg"))
-    (lists / "train.txt").write_text("a\n")
+    (lay_as_voc(data, tmp_path) / "train.txt").write_text("a\n")
     data.val_split = "vall"
     (fault,) = [fault for fault in open_all(data).faults if "vall.txt" in fault.detail]
     assert fault.detail.endswith("no list vall.txt")
